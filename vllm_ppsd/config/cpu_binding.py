@@ -1,0 +1,48 @@
+"""One set of cores per stage on the CPU backend.
+
+vLLM binds one rank per NUMA node by itself. Several ranks on one node need
+``VLLM_CPU_OMP_THREADS_BIND``; where the user has not set it, the cores that this
+process may use are dealt out evenly.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vllm.logger import init_logger
+
+from vllm_ppsd.config.errors import PPSDConfigError
+
+logger = init_logger("vllm.plugins.ppsd")
+_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
+
+
+def deal(cores: list[int], ranks: int) -> str:
+    """Return vLLM's notation for ``cores`` dealt out to ``ranks``, in order.
+
+    Raises:
+        PPSDConfigError: there are fewer cores than ranks.
+    """
+    if len(cores) < ranks:
+        raise PPSDConfigError(
+            f"{ranks} pipeline ranks need at least {ranks} CPU cores, one each, but this "
+            f"process may use {len(cores)}; use fewer stages or more cores"
+        )
+    share, extra = divmod(len(cores), ranks)
+    groups: list[str] = []
+    start = 0
+    for rank in range(ranks):
+        size = share + (rank < extra)
+        groups.append(",".join(map(str, cores[start : start + size])))
+        start += size
+    return "|".join(groups)
+
+
+def apply(ranks: int) -> None:
+    """Set the binding for ``ranks`` workers unless the user has set one."""
+    cores = sorted(os.sched_getaffinity(0))
+    binding = deal(cores, ranks)
+    if os.environ.get(_VARIABLE, "auto") != "auto":
+        return
+    os.environ[_VARIABLE] = binding
+    logger.info("PPSD: CPU cores per stage: %s=%r", _VARIABLE, binding)

@@ -1,0 +1,165 @@
+"""From vLLM's engine arguments to a ``PPSDConfig``: resolve, check, wire.
+
+Everything that can be known before weights are loaded is checked here, in the
+process that the user started.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import ValidationError
+from vllm.logger import init_logger
+
+from vllm_ppsd.config import cpu_binding, request, support
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.layout import (
+    ModelShape,
+    balanced_exit_layer,
+    check_partition,
+    split_layers,
+)
+from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
+from vllm_ppsd.exit_head import lookup
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+
+logger = init_logger("vllm.plugins.ppsd")
+
+SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"
+WORKER_CLS = {
+    "cpu": "vllm_ppsd.worker.cpu.PPSDCPUWorker",
+    "cuda": "vllm_ppsd.worker.cuda.PPSDCUDAWorker",
+}
+
+
+def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDConfig:
+    """Build the config and point vLLM at the PPSD scheduler and worker.
+
+    Args:
+        engine_args: vLLM's ``EngineArgs``; its ``scheduler_cls`` is set.
+        model_config: the target's ``ModelConfig``.
+        parallel_config: the target's ``ParallelConfig``; its ``worker_cls`` is set.
+
+    Raises:
+        PPSDConfigError: PPSD cannot run like this; says why and what to do.
+    """
+    options = request.options(engine_args)
+    check_option_names(options)
+    support.check(engine_args, model_config, parallel_config)
+    ppsd_config = resolve(options, model_config, parallel_config)
+    _wire(engine_args, parallel_config)
+    logger.info(
+        "PPSD: %d pipeline stages with %s layers, exit layer %d, exit head %s, "
+        "at most %d draft(s) of a request in flight",
+        parallel_config.pipeline_parallel_size,
+        "+".join(map(str, ppsd_config.layer_partition)),
+        ppsd_config.exit_layer,
+        ppsd_config.model,
+        ppsd_config.num_speculative_tokens,
+    )
+    if ppsd_config.synthetic_drafter is not None:
+        logger.warning(
+            "PPSD: SYNTHETIC DRAFTER. Drafts come from recorded output (%s) and are "
+            "right with probability %.2f. For tests and benchmarks only.",
+            ppsd_config.synthetic_drafter.record,
+            ppsd_config.synthetic_drafter.acceptance,
+        )
+    return ppsd_config
+
+
+def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) -> PPSDConfig:
+    """Fill in exit head, exit layer, layer split and draft depth."""
+    stages = parallel_config.pipeline_parallel_size
+    synthetic = _synthetic_drafter(options.get("synthetic_drafter"))
+    shape = model_shape(model_config)
+    head = _exit_head(options, model_config, synthetic)
+    exit_layer = _exit_layer(options.get("exit_layer"), head, shape, stages)
+    own_partition = os.environ.get("VLLM_PP_LAYER_PARTITION")
+    if own_partition:
+        partition = check_partition(own_partition, exit_layer, shape.num_layers, stages)
+    else:
+        partition = split_layers(shape, exit_layer, stages)
+    try:
+        return PPSDConfig(
+            model=str(head.path) if head else None,
+            num_speculative_tokens=options.get("num_speculative_tokens", stages - 1),
+            exit_layer=exit_layer,
+            layer_partition=partition,
+            synthetic_drafter=synthetic,
+            target_model_config=model_config,
+            target_parallel_config=parallel_config,
+        )
+    except ValidationError as error:
+        raise PPSDConfigError(_readable(error)) from None
+
+
+def model_shape(model_config: Any) -> ModelShape:
+    """Read a target's shape from its ``ModelConfig``."""
+    text = model_config.hf_text_config
+    return ModelShape(
+        num_layers=text.num_hidden_layers,
+        hidden_size=model_config.get_hidden_size(),
+        intermediate_size=getattr(text, "intermediate_size", None)
+        or 4 * model_config.get_hidden_size(),
+        num_heads=text.num_attention_heads,
+        num_kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+        head_dim=model_config.get_head_size(),
+        vocab_size=model_config.get_vocab_size(),
+    )
+
+
+def _synthetic_drafter(given: Any) -> SyntheticDrafter | None:
+    if given is None or isinstance(given, SyntheticDrafter):
+        return given
+    try:
+        drafter = SyntheticDrafter.model_validate(given)
+    except ValidationError as error:
+        raise PPSDConfigError(f"synthetic_drafter: {_readable(error)}") from None
+    if not os.path.isfile(drafter.record):
+        raise PPSDConfigError(
+            f"synthetic_drafter: the record {drafter.record!r} does not exist"
+        )
+    return drafter
+
+
+def _exit_head(
+    options: dict[str, Any], model_config: Any, synthetic: SyntheticDrafter | None
+) -> ExitHeadFolder | None:
+    """Find and check the exit head; with a synthetic drafter it may be left out."""
+    named = options.get("model")
+    plain = options.get("num_speculative_tokens") == 0 and options.get("exit_layer")
+    if named is None and (synthetic is not None or plain):
+        return None
+    head = lookup.find(named, model_config.model, model_config.revision)
+    head.check_target(model_config.model, model_config.revision)
+    return head
+
+
+def _exit_layer(
+    given: int | None, head: ExitHeadFolder | None, shape: ModelShape, stages: int
+) -> int:
+    if head is None:
+        return given or balanced_exit_layer(shape, stages)
+    if given is not None and given != head.config.exit_layer:
+        raise PPSDConfigError(
+            f"exit_layer={given}, but the exit head {head.path} was made for exit layer "
+            f"{head.config.exit_layer}; leave exit_layer out"
+        )
+    return head.config.exit_layer
+
+
+def _wire(engine_args: Any, parallel_config: Any) -> None:
+    from vllm.platforms import current_platform
+
+    engine_args.scheduler_cls = SCHEDULER_CLS
+    engine_args.async_scheduling = False
+    parallel_config.worker_cls = WORKER_CLS[current_platform.device_type]
+    if current_platform.is_cpu():
+        cpu_binding.apply(parallel_config.world_size)
+
+
+def _readable(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'config'}: {item['msg']}" for item in error.errors()
+    )

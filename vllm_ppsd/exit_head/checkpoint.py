@@ -1,0 +1,157 @@
+"""The exit head on disk: a folder with ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.errors import ExitHeadError
+from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder, read_model_config
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a head of this config must hold.
+
+    The tensors of a transformer head's layers carry the target's own names under
+    ``layers.<i>.`` and are checked when they are loaded.
+    """
+    hidden = config.target.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"norm.weight": (hidden,)}
+    if config.head_type == "mlp":
+        assert config.intermediate_size is not None
+        shapes["mlp.norm.weight"] = (hidden,)
+        shapes["mlp.up.weight"] = (config.intermediate_size, hidden)
+        shapes["mlp.down.weight"] = (hidden, config.intermediate_size)
+    if config.draft_vocab_size is not None:
+        shapes["draft_token_ids"] = (config.draft_vocab_size,)
+    return shapes
+
+
+@dataclass(frozen=True)
+class ExitHeadFolder:
+    """An exit head on disk whose config and tensor names have been checked."""
+
+    path: Path
+    config: ExitHeadConfig
+
+    @classmethod
+    def open(cls, path: str | Path) -> ExitHeadFolder:
+        """Open and check a folder; reads no weights beyond their header.
+
+        Raises:
+            ExitHeadError: names the file, field or tensor that is wrong.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ExitHeadError(f"the exit head {folder} does not exist or is no folder")
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise ExitHeadError(f"the exit head {folder} holds no {name}")
+        head = cls(folder, _read_config(folder / CONFIG_FILE))
+        head._check_tensors()
+        return head
+
+    def check_target(self, model: str, revision: str | None = None) -> None:
+        """Refuse a target other than the one this head was made for.
+
+        Raises:
+            ExitHeadError: names the first field that differs.
+        """
+        folder = model_folder(model, revision)
+        found = read_model_config(folder)
+        expected = self.config.target
+        for field, value in (
+            ("architecture", (found.get("architectures") or [None])[0]),
+            ("num_hidden_layers", found.get("num_hidden_layers")),
+            ("hidden_size", found.get("hidden_size")),
+            ("vocab_size", found.get("vocab_size")),
+        ):
+            if value != getattr(expected, field):
+                raise ExitHeadError(
+                    f"the exit head {self.path} was made for another model: target.{field} "
+                    f"is {getattr(expected, field)!r}, but {model} has {value!r}"
+                )
+        if fingerprint(folder) != expected.fingerprint:
+            raise ExitHeadError(
+                f"the exit head {self.path} was made for another model: target.fingerprint "
+                f"differs from that of {model} (same shape, other weights)"
+            )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Read all tensors."""
+        with safe_open(str(self.path / WEIGHTS_FILE), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+
+    def _check_tensors(self) -> None:
+        weights = self.path / WEIGHTS_FILE
+        try:
+            with safe_open(str(weights), framework="pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise ExitHeadError(
+                f"{weights} is truncated or no safetensors file: {error}"
+            ) from error
+        layer_prefixes = tuple(f"layers.{i}." for i in range(self.config.num_layers))
+        expected = expected_shapes(self.config)
+        for name, shape in expected.items():
+            if name not in shapes:
+                raise ExitHeadError(f"{weights} misses the tensor {name}")
+            if shapes[name] != shape:
+                raise ExitHeadError(
+                    f"{weights}: the tensor {name} has shape {shapes[name]}, expected {shape}"
+                )
+        for name in shapes:
+            if name not in expected and not name.startswith(layer_prefixes or ("\0",)):
+                raise ExitHeadError(f"{weights} holds an unknown tensor {name}")
+        for prefix in layer_prefixes:
+            if not any(name.startswith(prefix) for name in shapes):
+                raise ExitHeadError(f"{weights} misses the tensors {prefix}*")
+
+
+def save(path: str | Path, config: ExitHeadConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a head so that the folder appears whole or not at all.
+
+    Raises:
+        ExitHeadError: the folder exists already, or the tensors do not fit the config.
+    """
+    folder = Path(path)
+    if folder.exists():
+        raise ExitHeadError(f"{folder} exists already; remove it or name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (staging / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            str(staging / WEIGHTS_FILE),
+        )
+        os.chmod(staging, 0o755)
+        ExitHeadFolder.open(staging)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _read_config(file: Path) -> ExitHeadConfig:
+    try:
+        return ExitHeadConfig.model_validate_json(file.read_text())
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'config'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ExitHeadError(f"{file}: {problems}") from None

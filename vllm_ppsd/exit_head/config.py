@@ -1,0 +1,76 @@
+"""``config.json`` of an exit head: its fields, version and target."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION = 1
+HeadType = Literal["lens", "mlp", "transformer"]
+
+
+class Target(BaseModel):
+    """The model that a head was made for.
+
+    Attributes:
+        fingerprint: see ``vllm_ppsd.exit_head.fingerprint``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    num_hidden_layers: int = Field(ge=2)
+    hidden_size: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    fingerprint: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+
+
+class ExitHeadConfig(BaseModel):
+    """What an exit head is made of.
+
+    Attributes:
+        head_type: ``lens`` (final norm and LM head on the exit's state), ``mlp``
+            (residual MLP before them) or ``transformer`` (decoder layers of the
+            target's own class before them).
+        exit_layer: number of decoder layers before the exit.
+        num_layers: decoder layers of a ``transformer`` head, else 0.
+        intermediate_size: width of an ``mlp`` head's hidden layer, else None.
+        draft_vocab_size: number of tokens the head can draft, or None for all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    speculators_model_type: Literal["ppsd"] = "ppsd"
+    architectures: list[Literal["PPSDExitHead"]] = ["PPSDExitHead"]
+    format_version: Literal[1] = FORMAT_VERSION
+    head_type: HeadType
+    exit_layer: int = Field(ge=1)
+    num_layers: int = Field(default=0, ge=0)
+    intermediate_size: int | None = Field(default=None, ge=1)
+    draft_vocab_size: int | None = Field(default=None, ge=1)
+    target: Target
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExitHeadConfig:
+        if self.exit_layer >= self.target.num_hidden_layers:
+            raise ValueError(
+                f"exit_layer {self.exit_layer} is not before the last of the target's "
+                f"{self.target.num_hidden_layers} layers"
+            )
+        if (self.head_type == "transformer") != (self.num_layers > 0):
+            raise ValueError(
+                f"num_layers is {self.num_layers}, but the head_type is {self.head_type!r}; "
+                "exactly the transformer head has layers"
+            )
+        if (self.head_type == "mlp") != (self.intermediate_size is not None):
+            raise ValueError(
+                f"intermediate_size is {self.intermediate_size}, but the head_type is "
+                f"{self.head_type!r}; exactly the mlp head has it"
+            )
+        if self.draft_vocab_size is not None and self.draft_vocab_size > self.target.vocab_size:
+            raise ValueError(
+                f"draft_vocab_size {self.draft_vocab_size} exceeds the target's "
+                f"vocabulary of {self.target.vocab_size}"
+            )
+        return self

@@ -1,0 +1,83 @@
+"""Load an exit head's tensors into vLLM layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.weight_utils import default_weight_loader
+
+from vllm_ppsd.exit_head.errors import ExitHeadError
+
+_QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
+
+
+def load_tensors(
+    head: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    packed: Mapping[str, Sequence[str]],
+) -> None:
+    """Copy ``tensors`` into ``head``, packing projections as the target does.
+
+    Args:
+        head: the exit head.
+        tensors: checkpoint tensors by name.
+        packed: the target's ``packed_modules_mapping``.
+
+    Raises:
+        ExitHeadError: names the tensor without a place, the parameter without a
+            tensor, or the one whose shape does not fit.
+    """
+    parameters = dict(head.named_parameters())
+    filled: set[str] = set()
+    for name, tensor in tensors.items():
+        parameter_name, shard = _destination(name, packed)
+        parameter = parameters.get(parameter_name)
+        if parameter is None:
+            raise ExitHeadError(f"the exit head holds a tensor {name} that the target's layer has no place for")
+        loader = getattr(parameter, "weight_loader", default_weight_loader)
+        try:
+            if shard is None:
+                loader(parameter, tensor)
+            else:
+                loader(parameter, tensor, shard)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ExitHeadError(
+                f"the exit head's tensor {name} of shape {tuple(tensor.shape)} does not fit "
+                f"the target's layer: {error}"
+            ) from error
+        filled.add(parameter_name)
+    missing = sorted(set(parameters) - filled)
+    if missing:
+        raise ExitHeadError(f"the exit head misses tensors for {', '.join(missing)}")
+
+
+def load_lm_head_rows(vllm_config: VllmConfig) -> torch.Tensor:
+    """Return the target's untied LM head, [vocabulary, hidden], from its checkpoint.
+
+    Raises:
+        ExitHeadError: the checkpoint holds none.
+    """
+    model_config = vllm_config.model_config
+    loader = get_model_loader(vllm_config.load_config)
+    for name, tensor in loader.get_all_weights(model_config, nn.Module()):
+        if name == "lm_head.weight":
+            return tensor.to(model_config.dtype)
+    raise ExitHeadError(f"the target {model_config.model} holds no tensor lm_head.weight")
+
+
+def _destination(
+    name: str, packed: Mapping[str, Sequence[str]]
+) -> tuple[str, str | int | None]:
+    """Return the parameter that a tensor goes into, and its shard there."""
+    parts = name.split(".")
+    for packed_name, members in packed.items():
+        for index, member in enumerate(members):
+            if member in parts:
+                place = parts.index(member)
+                shard: str | int = _QKV.get(member, index)
+                return ".".join([*parts[:place], packed_name, *parts[place + 1 :]]), shard
+    return name, None

@@ -1,0 +1,61 @@
+"""Where an exit head is looked for when the user says just ``ppsd``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.exit_head.errors import ExitHeadError
+from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.hooks.request import METHOD
+
+HEAD_VARIABLE = "VLLM_PPSD_HEAD"
+SHIPPED = Path(__file__).parent.parent / "heads"
+
+
+def find(named: str | None, model: str, revision: str | None = None) -> ExitHeadFolder:
+    """Return the exit head for ``model``.
+
+    Args:
+        named: a folder, or None or ``ppsd`` to look in the model's own folder,
+            then in ``VLLM_PPSD_HEAD``, then among the shipped heads.
+        model: the target, a folder or a name on the hub.
+        revision: the target's revision on the hub.
+
+    Raises:
+        ExitHeadError: no head was found, or the one found is broken.
+    """
+    if named not in (None, METHOD):
+        return ExitHeadFolder.open(named)
+    folder = model_folder(model, revision)
+    if (folder / METHOD).is_dir():
+        return ExitHeadFolder.open(folder / METHOD)
+    if from_environment := os.environ.get(HEAD_VARIABLE):
+        return ExitHeadFolder.open(from_environment)
+    shipped = _shipped_for(folder)
+    if shipped is not None:
+        return shipped
+    raise ExitHeadError(
+        f"no exit head for {model}. Looked for: the folder {folder / METHOD}; the "
+        f"environment variable {HEAD_VARIABLE} (not set); a head shipped with "
+        f"vllm-ppsd whose fingerprint fits (none of {_names()}). Make one with "
+        f"`vllm-ppsd init-head {model} --exit-layer E -o {folder / METHOD}` "
+        "(untrained) and see `vllm-ppsd --help` for training"
+    )
+
+
+def _shipped_for(folder: Path) -> ExitHeadFolder | None:
+    heads = [ExitHeadFolder.open(path) for path in _shipped_paths()]
+    if not heads:
+        return None
+    wanted = fingerprint(folder)
+    return next((head for head in heads if head.config.target.fingerprint == wanted), None)
+
+
+def _shipped_paths() -> list[Path]:
+    return sorted(path.parent for path in SHIPPED.glob("*/config.json"))
+
+
+def _names() -> str:
+    return ", ".join(path.name for path in _shipped_paths()) or "no shipped head"

@@ -1,0 +1,224 @@
+"""The exit head in vLLM layers: what stage 0 runs behind its last layer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.logger import init_logger
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import ReplicatedLinear
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.utils import process_weights_after_loading
+from vllm.utils.torch_utils import set_default_torch_dtype
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.errors import ExitHeadError
+from vllm_ppsd.exit_head.loading import load_lm_head_rows, load_tensors
+
+logger = init_logger("vllm.plugins.ppsd")
+
+
+class ResidualMLP(nn.Module):
+    """``x + down(silu(up(norm(x))))``.
+
+    Args:
+        hidden_size: width of the hidden state.
+        intermediate_size: width of the hidden layer.
+        eps: epsilon of the norm.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, eps: float) -> None:
+        super().__init__()
+        self.norm = RMSNorm(hidden_size, eps=eps)
+        self.up = ReplicatedLinear(hidden_size, intermediate_size, bias=False)
+        self.down = ReplicatedLinear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.up(self.norm(x))
+        out, _ = self.down(nn.functional.silu(hidden))
+        return x + out
+
+
+class ExitHead(nn.Module):
+    """Drafts the next token from the hidden state behind the exit layer.
+
+    Args:
+        config: the head's config.
+        vllm_config: the target's vLLM config.
+        layer_class: the target's decoder layer class, for ``transformer`` heads.
+        lm_head: the target's LM head, or the rows of it for the draft vocabulary.
+    """
+
+    def __init__(
+        self,
+        config: ExitHeadConfig,
+        vllm_config: VllmConfig,
+        layer_class: type[nn.Module],
+        lm_head: nn.Module,
+    ) -> None:
+        super().__init__()
+        text_config = vllm_config.model_config.hf_text_config
+        self.config = config
+        self.layers = nn.ModuleList(
+            _build_layer(layer_class, vllm_config, config, index)
+            for index in range(config.num_layers)
+        )
+        self.mlp: ResidualMLP | None = None
+        if config.intermediate_size is not None:
+            self.mlp = ResidualMLP(
+                config.target.hidden_size, config.intermediate_size, text_config.rms_norm_eps
+            )
+        self.norm = RMSNorm(config.target.hidden_size, eps=text_config.rms_norm_eps)
+        self.draft_token_ids: nn.Parameter | None = None
+        if config.draft_vocab_size is not None:
+            self.draft_token_ids = nn.Parameter(
+                torch.zeros(config.draft_vocab_size, dtype=torch.int64), requires_grad=False
+            )
+        # Not a submodule: the target owns and loads it.
+        self._lm_head = [lm_head]
+        self._logits = LogitsProcessor(config.draft_vocab_size or config.target.vocab_size)
+        self._logits.use_all_gather = True
+
+    def forward(
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return one drafted token id per row.
+
+        Args:
+            positions: int64 [tokens].
+            hidden_states: [tokens, hidden], as between two layers of the target.
+            residual: [tokens, hidden] or None; the exit's state is the sum of both.
+            rows: int64 [rows], the tokens to draft behind.
+
+        Returns:
+            int64 [rows], ids in the target's vocabulary.
+        """
+        logits = self.logits(positions, hidden_states, residual, rows)
+        drafts = logits.argmax(dim=-1)
+        return drafts if self.draft_token_ids is None else self.draft_token_ids[drafts]
+
+    def logits(
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return [rows, draft vocabulary] logits; arguments as in ``forward``.
+
+        The inputs go down the pipeline afterwards and must not change, while
+        vLLM's fused norms work in place: hence the copies.
+        """
+        state = hidden_states if residual is None else hidden_states + residual
+        if self.layers:
+            hidden, carried = state.clone(), None
+            for layer in self.layers:
+                hidden, carried = layer(positions, hidden, carried)
+            state = hidden if carried is None else hidden + carried
+        state = state[rows]
+        if self.mlp is not None:
+            state = self.mlp(state)
+        logits: torch.Tensor = self._logits(self._lm_head[0], self.norm(state))
+        return logits
+
+
+def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> ExitHead:
+    """Build the head in ``path`` for a target whose stage 0 is ``model``.
+
+    Raises:
+        ExitHeadError: the target's layers are of an unknown make, or the head's
+            tensors do not fit them.
+    """
+    folder = ExitHeadFolder.open(path)
+    config = folder.config
+    model_config = vllm_config.model_config
+    inner: Any = model.model
+    tensors = folder.tensors()
+    with (
+        set_current_vllm_config(vllm_config),
+        set_default_torch_dtype(model_config.dtype),
+        torch.device(vllm_config.device_config.device or "cpu"),
+    ):
+        lm_head = _lm_head(config, vllm_config, inner, tensors)
+        head = ExitHead(config, vllm_config, type(inner.layers[0]), lm_head)
+        load_tensors(head, tensors, getattr(model, "packed_modules_mapping", {}))
+        process_weights_after_loading(head, model_config, torch.device(_device(vllm_config)))
+    logger.info("PPSD: exit head %s (%s) loaded", folder.path, config.head_type)
+    return head.eval()
+
+
+def _lm_head(
+    config: ExitHeadConfig,
+    vllm_config: VllmConfig,
+    inner: Any,
+    tensors: dict[str, torch.Tensor],
+) -> nn.Module:
+    """Return the target's LM head, shared if tied, else loaded, cut to the draft vocabulary."""
+    model_config = vllm_config.model_config
+    tied = bool(model_config.hf_text_config.tie_word_embeddings)
+    if tied and config.draft_vocab_size is None:
+        embedding: nn.Module = inner.embed_tokens
+        return embedding
+    rows = tensors.get("draft_token_ids")
+    weight = (
+        inner.embed_tokens.weight[: config.target.vocab_size]
+        if tied
+        else load_lm_head_rows(vllm_config)
+    )
+    if rows is not None:
+        weight = weight[rows.to(weight.device)]
+    lm_head = ParallelLMHead(weight.shape[0], config.target.hidden_size)
+    lm_head.weight_loader(lm_head.weight, weight)
+    process_weights_after_loading(lm_head, model_config, torch.device(_device(vllm_config)))
+    return lm_head
+
+
+def _build_layer(
+    layer_class: type[nn.Module], vllm_config: VllmConfig, config: ExitHeadConfig, index: int
+) -> nn.Module:
+    """Build one of the target's own decoder layers.
+
+    Its prefix numbers it behind the target's last layer, so that vLLM gives it a
+    key/value cache of its own.
+    """
+    number = config.target.num_hidden_layers + index
+    available = {
+        "vllm_config": vllm_config,
+        "config": vllm_config.model_config.hf_text_config,
+        "cache_config": vllm_config.cache_config,
+        "quant_config": None,
+        "prefix": f"ppsd_exit_head.layers.{number}",
+        "layer_idx": number,
+    }
+    parameters = inspect.signature(layer_class.__init__).parameters.values()
+    missing = [
+        p.name
+        for p in parameters
+        if p.name not in available
+        and p.name != "self"
+        and p.default is p.empty
+        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if missing:
+        raise ExitHeadError(
+            f"a transformer head cannot build the target's {layer_class.__name__}: it needs "
+            f"{', '.join(missing)}"
+        )
+    given = {p.name: available[p.name] for p in parameters if p.name in available}
+    if "config" in given and "vllm_config" in given:
+        del given["config"]
+    return layer_class(**given)
+
+
+def _device(vllm_config: VllmConfig) -> Any:
+    return vllm_config.device_config.device or "cpu"

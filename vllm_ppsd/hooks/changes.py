@@ -1,0 +1,91 @@
+"""The changes themselves: each takes vLLM's function and returns its replacement.
+
+A replacement calls vLLM's function unless PPSD was asked for, so that a vLLM
+that was not asked for PPSD behaves as if the plugin were not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ppsd.hooks.request import is_ppsd
+
+
+def create_speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``EngineArgs.create_speculative_config``: know the method ``ppsd``."""
+
+    def replacement(self: Any, target_model_config: Any, target_parallel_config: Any) -> Any:
+        from vllm_ppsd.config.entry import create
+        from vllm_ppsd.config.request import requested
+
+        if not requested(self):
+            return original(self, target_model_config, target_parallel_config)
+        return create(self, target_model_config, target_parallel_config)
+
+    return replacement
+
+
+def add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``EngineArgs.add_cli_args``: add ``--speculative-model``."""
+
+    def replacement(parser: Any) -> Any:
+        from vllm_ppsd.config.flag import add_speculative_model_flag
+
+        parser = original(parser)
+        add_speculative_model_flag(parser)
+        return parser
+
+    return replacement
+
+
+def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``VllmConfig.max_concurrent_batches``: room for every draft in flight."""
+
+    def replacement(self: Any) -> int:
+        batches: int = original(self)
+        if not is_ppsd(self.speculative_config):
+            return batches
+        return max(batches, self.speculative_config.num_speculative_tokens + 1)
+
+    return replacement
+
+
+def post_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``EngineCore.post_step``: drafts never pass through the scheduler."""
+
+    def replacement(self: Any, model_executed: bool) -> None:
+        if not is_ppsd(self.vllm_config.speculative_config):
+            original(self, model_executed)
+
+    return replacement
+
+
+def validate_spec_decode(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``SamplingParams._validate_spec_decode``: no sampling parameter is excluded."""
+
+    def replacement(self: Any, speculative_config: Any) -> None:
+        if not is_ppsd(speculative_config):
+            original(self, speculative_config)
+
+    return replacement
+
+
+def cpu_init_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``CPUWorker.init_device``: let the worker class choose its model runner."""
+
+    def replacement(self: Any) -> None:
+        runner_class = getattr(self, "model_runner_cls", None)
+        if runner_class is None:
+            original(self)
+            return
+        import vllm.v1.worker.cpu_worker as module
+
+        stock = module.CPUModelRunner
+        module.CPUModelRunner = runner_class
+        try:
+            original(self)
+        finally:
+            module.CPUModelRunner = stock
+
+    return replacement

@@ -1,0 +1,81 @@
+"""The hook table: what ``vllm-ppsd doctor`` prints and ``patches/`` documents."""
+
+from __future__ import annotations
+
+from vllm_ppsd.hooks import changes
+from vllm_ppsd.hooks.hook import Hook, HookError
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        name="speculative-config",
+        module="vllm.engine.arg_utils",
+        attribute="EngineArgs.create_speculative_config",
+        source_sha256="f64805340e5ddc727a94f7dd0b6fe1ec7c7508c7aa19de3650f54513bd622968",
+        wrap=changes.create_speculative_config,
+        why="vLLM has no registry for speculative methods; this makes `ppsd` one.",
+    ),
+    Hook(
+        name="speculative-model-flag",
+        module="vllm.engine.arg_utils",
+        attribute="EngineArgs.add_cli_args",
+        source_sha256="a4378d5d3c331416d9b8b6f9aaddc0cea1552bdd23bf36c8a42297e0682d4a10",
+        wrap=changes.add_cli_args,
+        why="Adds the command line flag `--speculative-model`.",
+    ),
+    Hook(
+        name="concurrent-batches",
+        module="vllm.config.vllm",
+        attribute="VllmConfig.max_concurrent_batches",
+        source_sha256="02317a4f8152d4cbd7f9940becc2f5db63b6d18cadf0c60d6cad3e9c6217d534",
+        wrap=changes.max_concurrent_batches,
+        why="As many steps in flight as drafts may be, plus the one that is known.",
+    ),
+    Hook(
+        name="no-draft-rpc",
+        module="vllm.v1.engine.core",
+        attribute="EngineCore.post_step",
+        source_sha256="7be3a30902cf64d68cc27203d8e3e84529d49f387db60d53221b94189e6f950d",
+        wrap=changes.post_step,
+        why="PPSD's drafts stay on stage 0; asking for them would drain the pipeline.",
+    ),
+    Hook(
+        name="sampling-parameters",
+        module="vllm.sampling_params",
+        attribute="SamplingParams._validate_spec_decode",
+        source_sha256="2283724c4c43d009421e4438577593bbc550ffc00eb3faa872e4683cf607f070",
+        wrap=changes.validate_spec_decode,
+        why="vLLM's sampler retires every token, so min_p and logit_bias work too.",
+    ),
+    Hook(
+        name="cpu-model-runner",
+        module="vllm.v1.worker.cpu_worker",
+        attribute="CPUWorker.init_device",
+        source_sha256="6ee534a42cb3fb3e991a05324ce538211031e0f11f774eeb029e6aba4f7a4843",
+        wrap=changes.cpu_init_device,
+        why="CPUWorker names its model runner class; this lets a subclass choose.",
+        platform="cpu",
+    ),
+)
+
+
+def problems() -> list[str]:
+    """Why hooks do not fit the installed vLLM; empty if all fit."""
+    return [
+        problem
+        for hook in HOOKS
+        if hook.applies() and (problem := hook.problem()) is not None
+    ]
+
+
+def install_all() -> None:
+    """Install every hook, or none.
+
+    Raises:
+        HookError: at least one hook does not fit; the message names each.
+    """
+    found = problems()
+    if found:
+        raise HookError("; ".join(found))
+    for hook in HOOKS:
+        if hook.applies():
+            hook.install()

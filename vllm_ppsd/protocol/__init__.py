@@ -1,0 +1,21 @@
+"""What is in flight, what counts, what is flushed: plain Python, no vLLM imports.
+
+``flight`` is the scheduler's side of the protocol, ``retirement`` the scorer's
+(last stage), ``drafting`` the proposer's (stage 0). The adapters in
+``vllm_ppsd.engine`` and ``vllm_ppsd.worker`` translate vLLM's structures into
+calls of these three and hold no rule of their own.
+"""
+
+from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
+from vllm_ppsd.protocol.flight import Flight, flush, may_enter
+from vllm_ppsd.protocol.retirement import Lane, RetirementBook
+
+__all__ = [
+    "DraftBook",
+    "Flight",
+    "Lane",
+    "MissingDraftError",
+    "RetirementBook",
+    "flush",
+    "may_enter",
+]

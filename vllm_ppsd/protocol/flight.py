@@ -1,0 +1,68 @@
+"""The scheduler's side: how many positions are in flight, and how a flush rewinds them.
+
+A request's *flight* is the part of its sequence that the scheduler has sent into
+the pipeline and whose result has not come back. While every draft is a hit, the
+flight slides forward by one position per tick. On a miss everything behind the
+retired position becomes stale: the scheduler rewinds to the retired position and
+re-enters it with the true token.
+
+Invariants (held by ``tests/protocol``):
+
+- ``computed - unverified`` is the number of positions whose key/value entries are
+  final. It never decreases, except by a preemption, which resets it to zero.
+- Results come back in the order in which they were sent, so after a flush exactly
+  ``stale`` tokens' worth of results drain before the first result that counts.
+- Draining a stale result changes nothing but ``in_flight`` and ``stale``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """The scheduler's counters of one request, all in tokens.
+
+    Attributes:
+        computed: positions sent into the pipeline so far (retired or not).
+        unverified: of those, positions whose sampled token has not come back.
+        in_flight: tokens of steps whose result has not been processed; unlike
+            ``unverified`` it counts prompt tokens and stale lanes too.
+        stale: of ``in_flight``, tokens whose result is to be ignored.
+    """
+
+    computed: int
+    unverified: int
+    in_flight: int
+    stale: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.unverified <= self.computed:
+            raise ValueError(f"unverified positions beyond the computed ones: {self}")
+        if not 0 <= self.stale <= self.in_flight:
+            raise ValueError(f"stale tokens beyond the tokens in flight: {self}")
+
+
+def flush(flight: Flight) -> Flight:
+    """Rewind a request to its retired position after a miss.
+
+    Every token in flight becomes stale; the next position to enter the pipeline
+    is the one just retired, now with its true token.
+    """
+    return Flight(
+        computed=flight.computed - flight.unverified,
+        unverified=0,
+        in_flight=flight.in_flight,
+        stale=flight.in_flight,
+    )
+
+
+def may_enter(unverified: int, num_speculative_tokens: int) -> bool:
+    """Whether one more position of a request may enter the pipeline.
+
+    The first unverified position carries a known token; every further one carries
+    a draft. So at most ``num_speculative_tokens`` drafts are in flight at a time,
+    and ``0`` is plain decoding.
+    """
+    return unverified <= num_speculative_tokens

@@ -1,0 +1,17 @@
+"""PPSD on vLLM's CPU worker."""
+
+from vllm.v1.worker.cpu_worker import CPUWorker  # isort: skip  (vLLM: must be first)
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from vllm_ppsd.worker.runner import PPSDRunnerMixin
+from vllm_ppsd.worker.worker import PPSDWorkerMixin
+
+
+class PPSDCPUModelRunner(PPSDRunnerMixin, CPUModelRunner):
+    """vLLM's CPU model runner with a PPSD stage."""
+
+
+class PPSDCPUWorker(PPSDWorkerMixin, CPUWorker):
+    """vLLM's CPU worker with a PPSD model runner."""
+
+    model_runner_cls = PPSDCPUModelRunner

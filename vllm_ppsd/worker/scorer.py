@@ -1,0 +1,96 @@
+"""The last stage: samples every lane that counts and leaves no trace of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from vllm_ppsd.protocol import Lane, RetirementBook
+from vllm_ppsd.worker.lanes import lanes_of
+from vllm_ppsd.worker.output import PPSDModelRunnerOutput
+from vllm_ppsd.worker.stage import NO_DRAFT, Stage, take_drafts
+
+
+class ScorerStage(Stage):
+    """Judges lanes and compares drafts with samples."""
+
+    def __init__(self, runner: Any) -> None:
+        super().__init__(runner)
+        self._book = RetirementBook()
+        self._lanes: dict[str, Lane] = {}
+        self._stale: set[str] = set()
+        self._skipped = False
+
+    def execute(
+        self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any
+    ) -> Any:
+        for request_id in scheduler_output.finished_req_ids:
+            self._book.forget(request_id)
+        self._drafts = take_drafts(intermediate)
+        self._lanes = lanes_of(scheduler_output)
+        self._stale = {id for id, lane in self._lanes.items() if not self._book.counts(lane)}
+        self._skipped = bool(self._lanes) and len(self._stale) == len(self._lanes)
+        if self._skipped:
+            # Whatever it would write is overwritten when the positions re-enter,
+            # so the tick only has to keep the batch in step.
+            self.runner._update_states(scheduler_output)
+            return None
+        return execute(scheduler_output, intermediate)
+
+    def before_update(self, scheduler_output: Any) -> None:
+        """Nothing to fill in: this stage has sampled every retired token itself."""
+
+    def after_prepare(self, logits_indices: torch.Tensor) -> None:
+        mask = self.runner.discard_request_mask
+        rows = [self.runner.input_batch.req_id_to_index[id] for id in self._stale]
+        if rows:
+            mask.np[rows] = True
+            mask.copy_to_gpu(self.runner.input_batch.num_reqs)
+
+    def after_forward(self, output: Any, positions: torch.Tensor) -> Any:
+        return output
+
+    def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
+        if self._skipped:
+            self._skipped = False
+            return PPSDModelRunnerOutput.stale(list(self._lanes))
+        if self.runner.execute_model_state is None:
+            return sample(grammar_output)
+        with self._generators_of_discarded_rows_parked():
+            output = sample(grammar_output)
+        return PPSDModelRunnerOutput.of(output, self._retire(output))
+
+    def _retire(self, output: Any) -> dict[str, int]:
+        """Record every retired token; return the drafts they are compared with."""
+        drafts = self._drafts.tolist() if self._drafts is not None else None
+        compared: dict[str, int] = {}
+        for row, request_id in enumerate(output.req_ids):
+            sampled = output.sampled_token_ids[row]
+            if not sampled:
+                continue
+            draft = NO_DRAFT if drafts is None else drafts[row]
+            self._book.retire(self._lanes[request_id], sampled[0], draft)
+            if draft != NO_DRAFT:
+                compared[request_id] = draft
+        return compared
+
+    @contextmanager
+    def _generators_of_discarded_rows_parked(self) -> Iterator[None]:
+        """Keep rows whose sample is discarded away from their seeded generators.
+
+        vLLM rewinds a generator after the draw, which CPU generators cannot do.
+        """
+        batch = self.runner.input_batch
+        discarded = self.runner.discard_request_mask.np[: batch.num_reqs].nonzero()[0]
+        parked = {
+            int(row): batch.generators.pop(int(row))
+            for row in discarded
+            if int(row) in batch.generators
+        }
+        try:
+            yield
+        finally:
+            batch.generators.update(parked)

@@ -1,0 +1,91 @@
+"""What a pipeline stage does besides plain decoding: the interface and the middle.
+
+A stage object belongs to one model runner. The runner calls it at four points of
+a tick; everything else is vLLM's plain decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+DRAFTS = "ppsd_drafts"
+"""Key of the drafts in the ``IntermediateTensors``: int64, one per row, -1 for none."""
+
+NO_DRAFT = -1
+_UNKNOWN = 0
+"""Stands in on a middle stage, which embeds nothing, for a token known to stage 0."""
+
+
+class Stage:
+    """A middle stage: passes drafts along. The first and last stage subclass it.
+
+    Attributes:
+        runner: the model runner that this stage belongs to.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        self._drafts: torch.Tensor | None = None
+
+    def load(self) -> None:
+        """Load what the stage needs besides the target's own layers."""
+
+    def execute(
+        self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any
+    ) -> Any:
+        """Run one tick; ``execute`` is vLLM's ``execute_model``."""
+        self._drafts = take_drafts(intermediate)
+        return execute(scheduler_output, intermediate)
+
+    def before_update(self, scheduler_output: Any) -> None:
+        """Fill in the input tokens that the scheduler does not know."""
+        cached = scheduler_output.scheduled_cached_reqs
+        for i, request_id in enumerate(cached.req_ids):
+            position = cached.num_computed_tokens[i]
+            self._rewind(request_id, position)
+            if not cached.new_token_ids[i]:
+                cached.new_token_ids[i] = [self.input_token(request_id, position)]
+
+    def input_token(self, request_id: str, position: int) -> int:
+        """Return the input token of a drafted lane."""
+        return _UNKNOWN
+
+    def after_prepare(self, logits_indices: torch.Tensor) -> None:
+        """Called when the tick's inputs stand; ``logits_indices`` has one row a lane."""
+
+    def after_forward(self, output: Any, positions: torch.Tensor) -> Any:
+        """Called with what the stage's layers returned; the result goes down the pipe."""
+        if self._drafts is not None:
+            output.tensors[DRAFTS] = self._drafts
+        return output
+
+    def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
+        """Sample; ``sample`` is vLLM's ``sample_tokens``."""
+        return sample(grammar_output)
+
+    def _rewind(self, request_id: str, position: int) -> None:
+        """Forget cached output tokens from ``position`` on: the scheduler rewound.
+
+        vLLM appends what the scheduler sends behind the tokens it has; after a
+        flush it has drafts there.
+        """
+        state = self.runner.requests[request_id]
+        keep = max(position - state.num_prompt_tokens, 0)
+        if len(state.output_token_ids) <= keep:
+            return
+        del state.output_token_ids[keep:]
+        batch = self.runner.input_batch
+        row = batch.req_id_to_index.get(request_id)
+        if row is not None:
+            batch.num_tokens_no_spec[row] = state.num_prompt_tokens + keep
+
+
+def take_drafts(intermediate: Any) -> torch.Tensor | None:
+    """Remove the drafts from what the previous stage sent and return them.
+
+    vLLM copies the other tensors into buffers that know the model's keys only.
+    """
+    return None if intermediate is None else intermediate.tensors.pop(DRAFTS, None)

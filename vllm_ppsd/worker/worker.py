@@ -1,0 +1,31 @@
+"""The worker's side of PPSD, as a mixin for CPU and CUDA workers alike."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vllm.config import VllmConfig
+
+from vllm_ppsd.config.ppsd import PPSDConfig
+
+
+class PPSDWorkerMixin:
+    """Splits the layers, hides the speculative config, hands it to the runner.
+
+    A worker runs plain decoding: with the speculative config gone, vLLM builds the
+    same batches, kernels and compiled graphs as without PPSD.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        config = vllm_config.speculative_config
+        assert isinstance(config, PPSDConfig)
+        self.ppsd_config = config
+        # This process's own copy of the config, and its own environment.
+        vllm_config.speculative_config = None
+        os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.layer_partition))
+        super().__init__(vllm_config, *args, **kwargs)
+
+    def init_device(self) -> None:
+        super().init_device()  # type: ignore[misc]
+        self.model_runner.adopt(self.ppsd_config)  # type: ignore[attr-defined]
