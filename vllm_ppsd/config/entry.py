@@ -56,7 +56,7 @@ def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDCon
         "+".join(map(str, ppsd_config.layer_partition)),
         ppsd_config.exit_layer,
         ppsd_config.model,
-        ppsd_config.num_speculative_tokens,
+        ppsd_config.max_drafts,
     )
     if ppsd_config.synthetic_drafter is not None:
         logger.warning(
@@ -83,7 +83,7 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
     try:
         return PPSDConfig(
             model=str(head.path) if head else None,
-            num_speculative_tokens=options.get("num_speculative_tokens", stages - 1),
+            max_drafts=options.get("num_speculative_tokens", stages - 1),
             exit_layer=exit_layer,
             layer_partition=partition,
             synthetic_drafter=synthetic,

@@ -37,8 +37,8 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
     """vLLM's speculative config for the method ``ppsd``.
 
     Below the front end the engine runs plain decoding, and this object says which
-    lanes of it count. So of vLLM's own fields only ``num_speculative_tokens``,
-    ``model``, ``method`` and the two target configs are used.
+    lanes of it count. So of vLLM's own fields only ``method``, ``model``,
+    ``num_speculative_tokens`` and the two target configs are used.
     """
 
     method: Literal["ppsd"] = "ppsd"  # type: ignore[assignment]
@@ -47,8 +47,10 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
     model: str | None = None
     """Folder of the exit head; None only with the synthetic drafter."""
 
-    num_speculative_tokens: int = Field(default=1, ge=0)
-    """Drafts of one request that may be in flight; 0 is plain decoding."""
+    max_drafts: int = Field(default=1, ge=0)
+    """Drafts of one request that may be in flight, the user's
+    ``num_speculative_tokens``; 0 is plain decoding. vLLM's own field of that name
+    must be positive, so there it is at least 1."""
 
     exit_layer: int = Field(default=0, ge=1)
     """Number of decoder layers before the exit (E = 12: layers 0..11 have run)."""
@@ -60,7 +62,8 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
     """Replace the head's drafts by recorded output; for tests and benchmarks only."""
 
     def __post_init__(self) -> None:
-        """Nothing to derive: ``vllm_ppsd.config.entry`` resolves every field."""
+        """Set vLLM's own field; ``vllm_ppsd.config.entry`` resolves the others."""
+        self.num_speculative_tokens = max(1, self.max_drafts)
 
     @model_validator(mode="after")
     def _verify_args(self) -> PPSDConfig:
@@ -69,7 +72,7 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
                 f"stage 0 must hold the {self.exit_layer} layers before the exit, "
                 f"but the layers are split as {self.layer_partition}"
             )
-        if self.model is None and self.synthetic_drafter is None and self.num_speculative_tokens:
+        if self.model is None and self.synthetic_drafter is None and self.max_drafts:
             raise PPSDConfigError("PPSD needs an exit head or a synthetic drafter to draft")
         return self
 
@@ -80,7 +83,7 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
     def __repr__(self) -> str:
         return (
             f"PPSDConfig(model={self.model!r}, exit_layer={self.exit_layer}, "
-            f"num_speculative_tokens={self.num_speculative_tokens}, "
+            f"max_drafts={self.max_drafts}, "
             f"layer_partition={self.layer_partition}, "
             f"synthetic_drafter={self.synthetic_drafter!r})"
         )
@@ -88,7 +91,7 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
     @property
     def head_is_needed(self) -> bool:
         """Whether stage 0 runs an exit head."""
-        return self.model is not None and self.num_speculative_tokens > 0
+        return self.model is not None and self.max_drafts > 0
 
 
 USER_OPTIONS: tuple[str, ...] = (

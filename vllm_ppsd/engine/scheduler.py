@@ -76,7 +76,7 @@ class PPSDScheduler(AsyncScheduler):
         structured output decode plainly.
         """
         assert self._ppsd is not None
-        return 0 if request.use_structured_output else self._ppsd.num_speculative_tokens
+        return 0 if request.use_structured_output else self._ppsd.max_drafts
 
     def _flush(self, request: Request) -> None:
         """Rewind after a miss; what is in flight delivers nothing when it returns."""

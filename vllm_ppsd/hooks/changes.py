@@ -46,7 +46,7 @@ def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
         batches: int = original(self)
         if not is_ppsd(self.speculative_config):
             return batches
-        return max(batches, self.speculative_config.num_speculative_tokens + 1)
+        return max(batches, self.speculative_config.max_drafts + 1)
 
     return replacement
 

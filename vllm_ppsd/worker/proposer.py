@@ -31,7 +31,7 @@ class ProposerStage(Stage):
             self._head = build_exit_head(
                 self._config.model, self.runner.vllm_config, self.runner.get_model()
             )
-        if self._config.synthetic_drafter is not None and self._config.num_speculative_tokens:
+        if self._config.synthetic_drafter is not None and self._config.max_drafts:
             self._recorded = RecordedDrafts.load(
                 self._config.synthetic_drafter, self.runner.model_config.get_vocab_size()
             )
