@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_ppsd.hooks.request import is_ppsd
+from vllm_ppsd.protocol import steps_in_flight
 
 
 def create_speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +47,7 @@ def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
         batches: int = original(self)
         if not is_ppsd(self.speculative_config):
             return batches
-        return max(batches, self.speculative_config.max_drafts + 1)
+        return max(batches, steps_in_flight(self.speculative_config.max_drafts))
 
     return replacement
 

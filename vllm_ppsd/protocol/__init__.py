@@ -6,8 +6,8 @@
 calls of these three and hold no rule of their own.
 """
 
-from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
-from vllm_ppsd.protocol.flight import Flight, flush, may_enter
+from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError, TickGate, Verdict
+from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
 from vllm_ppsd.protocol.retirement import Lane, RetirementBook
 
 __all__ = [
@@ -16,6 +16,9 @@ __all__ = [
     "Lane",
     "MissingDraftError",
     "RetirementBook",
+    "TickGate",
+    "Verdict",
     "flush",
     "may_enter",
+    "steps_in_flight",
 ]

@@ -59,10 +59,22 @@ def flush(flight: Flight) -> Flight:
 
 
 def may_enter(unverified: int, num_speculative_tokens: int) -> bool:
-    """Whether one more position of a request may enter the pipeline.
+    """Whether one more position of a request may be sent into the pipeline.
 
     The first unverified position carries a known token; every further one carries
-    a draft. So at most ``num_speculative_tokens`` drafts are in flight at a time,
-    and ``0`` is plain decoding.
+    a draft. Stage 0 lets at most ``num_speculative_tokens`` drafts be unverified
+    when a tick starts, and one tick more is sent ahead, so that it need not wait for
+    the scheduler. ``0`` is plain decoding: nothing is sent ahead.
     """
-    return unverified <= num_speculative_tokens
+    if num_speculative_tokens == 0:
+        return unverified == 0
+    return unverified <= num_speculative_tokens + SENT_AHEAD
+
+
+SENT_AHEAD = 1
+"""Ticks that wait on stage 0 for a verdict instead of waiting for the scheduler."""
+
+
+def steps_in_flight(num_speculative_tokens: int) -> int:
+    """Return how many ticks the engine must keep in flight for one request."""
+    return num_speculative_tokens + 1 + (SENT_AHEAD if num_speculative_tokens else 0)

@@ -9,25 +9,30 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
-from vllm_ppsd.protocol import DraftBook
+from vllm_ppsd.protocol import DraftBook, Lane, TickGate
+from vllm_ppsd.worker.lanes import lanes_of
 from vllm_ppsd.worker.stage import DRAFTS, NO_DRAFT, Stage
 from vllm_ppsd.worker.synthetic import RecordedDrafts
+from vllm_ppsd.worker.verdicts import VerdictReceiver
 
 
 class ProposerStage(Stage):
-    """Runs the exit head behind the exit layer of every tick."""
+    """Runs the exit head behind the exit layer of every tick that may count."""
 
     def __init__(self, runner: Any, config: PPSDConfig) -> None:
         super().__init__(runner)
         self._config = config
         self._book = DraftBook()
+        self._gate = TickGate(config.max_drafts)
+        self._verdicts = VerdictReceiver()
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
-        self._scheduled: dict[str, int] = {}
+        self._lanes: dict[str, Lane] = {}
         self._logits_indices: torch.Tensor | None = None
 
     def load(self) -> None:
         if self._config.head_is_needed:
+            assert self._config.model is not None
             self._head = build_exit_head(
                 self._config.model, self.runner.vllm_config, self.runner.get_model()
             )
@@ -41,38 +46,76 @@ class ProposerStage(Stage):
     ) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
-        self._scheduled = scheduler_output.num_scheduled_tokens
+        self._lanes = lanes_of(scheduler_output)
         return execute(scheduler_output, intermediate)
 
-    def input_token(self, request_id: str, position: int) -> int:
-        return self._book.take(request_id, position)
+    def input_token(self, request_id: str) -> int:
+        token = self._book.enter(self._lanes[request_id])
+        assert token is not None
+        return token
+
+    def before_update(self, scheduler_output: Any) -> None:
+        for lane in self._lanes.values():
+            if not lane.drafted:
+                self._book.enter(lane)
+        super().before_update(scheduler_output)
 
     def after_prepare(self, logits_indices: torch.Tensor) -> None:
         self._logits_indices = logits_indices
 
-    def after_forward(self, output: Any, positions: torch.Tensor) -> Any:
-        if self._head is None and self._recorded is None:
-            return output
-        drafts = self._propose(output, positions)
-        batch = self.runner.input_batch
-        skipped = self.runner.discard_request_mask.np
-        for row, request_id in enumerate(batch.req_ids):
-            if skipped[row]:
-                drafts[row] = NO_DRAFT
-                continue
-            end = int(batch.num_computed_tokens_cpu[row]) + self._scheduled[request_id]
-            if self._recorded is not None:
-                drafts[row] = self._recorded.draft(self.runner.requests[request_id], end)
-            self._book.propose(request_id, end, drafts[row])
+    def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
+        if not self._config.max_drafts:
+            return super().forward(forward, positions)
+        self._hold()
+        self.finish_sends()
+        request_ids = self.runner.input_batch.req_ids
+        self._gate.start(request_ids)
+        self._verdicts.expect(len(request_ids))
+        if all(self._book.is_stale(lane) for lane in self._lanes.values()):
+            output = self.runner.model.make_empty_intermediate_tensors(
+                batch_size=positions.shape[0],
+                dtype=self.runner.model_config.dtype,
+                device=self.runner.device,
+            )
+            drafts = [NO_DRAFT] * len(request_ids)
+        else:
+            output = forward()
+            drafts = self._propose(output, positions)
         output.tensors[DRAFTS] = torch.tensor(
             drafts, dtype=torch.int64, device=self.runner.device
         )
         return output
 
+    def set_synthetic_acceptance(self, acceptance: float) -> None:
+        if self._recorded is not None:
+            self._recorded.acceptance = acceptance
+
+    def _hold(self) -> None:
+        """Wait until the verdicts that this tick depends on are in."""
+        for _ in range(self._gate.due()):
+            verdicts = self._verdicts.wait()
+            for request_id, verdict in zip(self._gate.judged(), verdicts, strict=True):
+                self._book.judge(request_id, verdict)
+
     def _propose(self, output: Any, positions: torch.Tensor) -> list[int]:
-        """Return the head's draft for every row."""
+        """Draft behind every row that samples, and note the drafts."""
+        batch = self.runner.input_batch
+        drafts = self._head_drafts(output, positions)
+        skipped = self.runner.discard_request_mask.np
+        for row, request_id in enumerate(batch.req_ids):
+            if skipped[row]:
+                drafts[row] = NO_DRAFT
+                continue
+            end = self._lanes[request_id].end
+            if self._recorded is not None:
+                drafts[row] = self._recorded.draft(self.runner.requests[request_id], end)
+            self._book.propose(request_id, end, drafts[row])
+        return drafts
+
+    def _head_drafts(self, output: Any, positions: torch.Tensor) -> list[int]:
         if self._head is None:
             return [NO_DRAFT] * self.runner.input_batch.num_reqs
+        assert self._logits_indices is not None
         drafts: list[int] = self._head(
             positions, output["hidden_states"], output["residual"], self._logits_indices
         ).tolist()

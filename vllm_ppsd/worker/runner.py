@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from vllm.distributed.parallel_state import get_pp_group
@@ -23,7 +24,7 @@ class PPSDRunnerMixin:
         if group.is_first_rank:
             self.ppsd_stage = ProposerStage(self, config)
         elif group.is_last_rank:
-            self.ppsd_stage = ScorerStage(self)
+            self.ppsd_stage = ScorerStage(self, config)
         else:
             self.ppsd_stage = Stage(self)
 
@@ -52,8 +53,8 @@ class PPSDRunnerMixin:
         return prepared
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super()._model_forward(*args, **kwargs)  # type: ignore[misc]
-        return self.ppsd_stage.after_forward(output, kwargs["positions"])
+        forward = partial(super()._model_forward, *args, **kwargs)  # type: ignore[misc]
+        return self.ppsd_stage.forward(forward, kwargs["positions"])
 
     def _allocate_intermediate_tensors(self) -> None:
         """Allocate the buffers that vLLM allocates in its warm-up, which eager CPU skips."""

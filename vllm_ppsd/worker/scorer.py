@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 
-from vllm_ppsd.protocol import Lane, RetirementBook
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
 from vllm_ppsd.worker.lanes import lanes_of
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage, take_drafts
+from vllm_ppsd.worker.verdicts import VerdictSender
 
 
 class ScorerStage(Stage):
     """Judges lanes and compares drafts with samples."""
 
-    def __init__(self, runner: Any) -> None:
+    def __init__(self, runner: Any, config: PPSDConfig) -> None:
         super().__init__(runner)
+        self._verdicts = VerdictSender() if config.max_drafts else None
         self._book = RetirementBook()
         self._lanes: dict[str, Lane] = {}
         self._stale: set[str] = set()
@@ -50,12 +53,13 @@ class ScorerStage(Stage):
             mask.np[rows] = True
             mask.copy_to_gpu(self.runner.input_batch.num_reqs)
 
-    def after_forward(self, output: Any, positions: torch.Tensor) -> Any:
-        return output
+    def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
+        return forward()
 
     def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
         if self._skipped:
             self._skipped = False
+            self._report([Verdict.NONE] * len(self._lanes))
             return PPSDModelRunnerOutput.stale(list(self._lanes))
         if self.runner.execute_model_state is None:
             return sample(grammar_output)
@@ -67,15 +71,22 @@ class ScorerStage(Stage):
         """Record every retired token; return the drafts they are compared with."""
         drafts = self._drafts.tolist() if self._drafts is not None else None
         compared: dict[str, int] = {}
+        verdicts = [Verdict.NONE] * len(output.req_ids)
         for row, request_id in enumerate(output.req_ids):
             sampled = output.sampled_token_ids[row]
             if not sampled:
                 continue
             draft = NO_DRAFT if drafts is None else drafts[row]
-            self._book.retire(self._lanes[request_id], sampled[0], draft)
+            hit = self._book.retire(self._lanes[request_id], sampled[0], draft)
+            verdicts[row] = Verdict.HIT if hit else Verdict.MISS
             if draft != NO_DRAFT:
                 compared[request_id] = draft
+        self._report(verdicts)
         return compared
+
+    def _report(self, verdicts: list[Verdict]) -> None:
+        if self._verdicts is not None:
+            self._verdicts.send(verdicts)
 
     @contextmanager
     def _generators_of_discarded_rows_parked(self) -> Iterator[None]:

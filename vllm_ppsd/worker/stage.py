@@ -24,10 +24,12 @@ class Stage:
 
     Attributes:
         runner: the model runner that this stage belongs to.
+        sends: handles of the previous tick's sends to the next stage.
     """
 
     def __init__(self, runner: Any) -> None:
         self.runner = runner
+        self.sends: list[Any] = []
         self._drafts: torch.Tensor | None = None
 
     def load(self) -> None:
@@ -44,27 +46,41 @@ class Stage:
         """Fill in the input tokens that the scheduler does not know."""
         cached = scheduler_output.scheduled_cached_reqs
         for i, request_id in enumerate(cached.req_ids):
-            position = cached.num_computed_tokens[i]
-            self._rewind(request_id, position)
+            self._rewind(request_id, cached.num_computed_tokens[i])
             if not cached.new_token_ids[i]:
-                cached.new_token_ids[i] = [self.input_token(request_id, position)]
+                cached.new_token_ids[i] = [self.input_token(request_id)]
 
-    def input_token(self, request_id: str, position: int) -> int:
+    def input_token(self, request_id: str) -> int:
         """Return the input token of a drafted lane."""
         return _UNKNOWN
 
     def after_prepare(self, logits_indices: torch.Tensor) -> None:
         """Called when the tick's inputs stand; ``logits_indices`` has one row a lane."""
 
-    def after_forward(self, output: Any, positions: torch.Tensor) -> Any:
-        """Called with what the stage's layers returned; the result goes down the pipe."""
+    def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
+        """Run the stage's layers; what it returns goes down the pipe."""
+        self.finish_sends()
+        output = forward()
         if self._drafts is not None:
             output.tensors[DRAFTS] = self._drafts
         return output
 
+    def finish_sends(self) -> None:
+        """Wait until the next stage has what the previous tick sent.
+
+        vLLM waits before it prepares the next tick's inputs; it is enough to wait
+        before the layers run, which may write to the buffers that were sent.
+        """
+        for handle in self.sends:
+            handle.wait()
+        self.sends = []
+
     def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
         """Sample; ``sample`` is vLLM's ``sample_tokens``."""
         return sample(grammar_output)
+
+    def set_synthetic_acceptance(self, acceptance: float) -> None:
+        """Change how often the synthetic drafter is right, where there is one."""
 
     def _rewind(self, request_id: str, position: int) -> None:
         """Forget cached output tokens from ``position`` on: the scheduler rewound.

@@ -45,7 +45,7 @@ class RecordedDrafts:
         vocab_size: int,
     ) -> None:
         self._outputs = outputs
-        self._acceptance = acceptance
+        self.acceptance = acceptance
         self._seed = seed
         self._vocab_size = vocab_size
         self._unknown: set[str] = set()
@@ -91,4 +91,4 @@ class RecordedDrafts:
             return 0
         choice = random.Random(f"{self._seed}:{hash(prompt)}:{index}").random()
         right = output[index]
-        return right if choice < self._acceptance else (right + 1) % self._vocab_size
+        return right if choice < self.acceptance else (right + 1) % self._vocab_size

@@ -29,3 +29,16 @@ class PPSDWorkerMixin:
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
         self.model_runner.adopt(self.ppsd_config)  # type: ignore[attr-defined]
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        stage = self.model_runner.ppsd_stage  # type: ignore[attr-defined]
+        stage.sends.extend(self._pp_send_work)
+        self._pp_send_work: list[Any] = []
+        return super().execute_model(scheduler_output)  # type: ignore[misc]
+
+    def set_synthetic_acceptance(self, acceptance: float) -> None:
+        """Change how often the synthetic drafter is right; for benchmarks and tests.
+
+        Called on every rank through ``LLM.collective_rpc``.
+        """
+        self.model_runner.ppsd_stage.set_synthetic_acceptance(acceptance)  # type: ignore[attr-defined]

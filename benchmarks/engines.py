@@ -1,0 +1,91 @@
+"""Engines for benchmarks: several alive at once, so that runs can be interleaved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from vllm import LLM, SamplingParams
+
+COMMON: dict[str, Any] = {
+    "max_model_len": 2048,
+    # vLLM warms up with one step of this size; its default takes minutes on few cores.
+    "max_num_batched_tokens": 512,
+    "max_num_seqs": 16,
+    "seed": 0,
+    "disable_log_stats": False,
+    "enable_prefix_caching": False,
+}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One generated request.
+
+    Attributes:
+        prompt: prompt token ids.
+        tokens: output token ids.
+        decode_seconds: from the first to the last output token.
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    decode_seconds: float
+
+    @property
+    def ms_per_token(self) -> float:
+        return 1000 * self.decode_seconds / (len(self.tokens) - 1)
+
+
+@contextmanager
+def environment(**values: str | None) -> Any:
+    """Set (or, for None, unset) environment variables for engines started inside."""
+    before = {name: os.environ.get(name) for name in values}
+    _apply(values)
+    try:
+        yield
+    finally:
+        _apply(before)
+
+
+def start(model: str, *, stages: int, cores: str, partition: Sequence[int] = (), **options: Any) -> LLM:
+    """Start an engine on ``cores`` (vLLM's notation) with ``stages`` pipeline ranks."""
+    split = ",".join(map(str, partition)) or None
+    with environment(VLLM_CPU_OMP_THREADS_BIND=cores, VLLM_PP_LAYER_PARTITION=split):
+        return LLM(model, pipeline_parallel_size=stages, **(COMMON | options))
+
+
+def generate(llm: LLM, prompt: Sequence[int], max_tokens: int) -> Timed:
+    """Generate greedily for one request and time its decoding."""
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    request: Any = {"prompt_token_ids": list(prompt)}
+    output = llm.generate([request], params, use_tqdm=False)[0]
+    metrics = output.metrics
+    assert metrics is not None
+    seconds = metrics.last_token_ts - metrics.first_token_ts
+    return Timed(list(prompt), list(output.outputs[0].token_ids), seconds)
+
+
+def draft_counts(llm: LLM) -> tuple[int, int]:
+    """Return (retired drafts, hits) since the engine started, from vLLM's metrics."""
+    values = {metric.name: metric for metric in llm.get_metrics()}
+    drafts: Any = values["vllm:spec_decode_num_draft_tokens"]
+    hits: Any = values["vllm:spec_decode_num_accepted_tokens"]
+    return drafts.value, hits.value
+
+
+def settle(seconds: float = 2.0) -> None:
+    """Wait until the engine that ran last has stopped spinning on its queues."""
+    time.sleep(seconds)
+
+
+def _apply(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
