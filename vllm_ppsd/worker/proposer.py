@@ -10,8 +10,9 @@ import torch
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
 from vllm_ppsd.protocol import DraftBook, Lane, TickGate
+from vllm_ppsd.worker import transport
 from vllm_ppsd.worker.lanes import lanes_of
-from vllm_ppsd.worker.stage import DRAFTS, NO_DRAFT, Stage
+from vllm_ppsd.worker.stage import NO_DRAFT, Stage
 from vllm_ppsd.worker.synthetic import RecordedDrafts
 from vllm_ppsd.worker.verdicts import VerdictReceiver
 
@@ -81,9 +82,7 @@ class ProposerStage(Stage):
         else:
             output = forward()
             drafts = self._propose(output, positions)
-        output.tensors[DRAFTS] = torch.tensor(
-            drafts, dtype=torch.int64, device=self.runner.device
-        )
+        transport.attach(output, drafts)
         return output
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:

@@ -10,9 +10,10 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
+from vllm_ppsd.worker import transport
 from vllm_ppsd.worker.lanes import lanes_of
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
-from vllm_ppsd.worker.stage import NO_DRAFT, Stage, take_drafts
+from vllm_ppsd.worker.stage import NO_DRAFT, Stage
 from vllm_ppsd.worker.verdicts import VerdictSender
 
 
@@ -32,7 +33,7 @@ class ScorerStage(Stage):
     ) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
-        self._drafts = take_drafts(intermediate)
+        self._drafts = transport.detach(intermediate)
         self._lanes = lanes_of(scheduler_output)
         self._stale = {id for id, lane in self._lanes.items() if not self._book.counts(lane)}
         self._skipped = bool(self._lanes) and len(self._stale) == len(self._lanes)
@@ -69,14 +70,13 @@ class ScorerStage(Stage):
 
     def _retire(self, output: Any) -> dict[str, int]:
         """Record every retired token; return the drafts they are compared with."""
-        drafts = self._drafts.tolist() if self._drafts is not None else None
         compared: dict[str, int] = {}
         verdicts = [Verdict.NONE] * len(output.req_ids)
         for row, request_id in enumerate(output.req_ids):
             sampled = output.sampled_token_ids[row]
             if not sampled:
                 continue
-            draft = NO_DRAFT if drafts is None else drafts[row]
+            draft = NO_DRAFT if self._drafts is None else self._drafts[row]
             hit = self._book.retire(self._lanes[request_id], sampled[0], draft)
             verdicts[row] = Verdict.HIT if hit else Verdict.MISS
             if draft != NO_DRAFT:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-DRAFTS = "ppsd_drafts"
-"""Key of the drafts in the ``IntermediateTensors``: int64, one per row, -1 for none."""
+from vllm_ppsd.worker import transport
 
 NO_DRAFT = -1
+"""In place of a draft, for a row that does not sample."""
+
 _UNKNOWN = 0
 """Stands in on a middle stage, which embeds nothing, for a token known to stage 0."""
 
@@ -30,7 +31,7 @@ class Stage:
     def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.sends: list[Any] = []
-        self._drafts: torch.Tensor | None = None
+        self._drafts: list[int] | None = None
 
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
@@ -39,7 +40,7 @@ class Stage:
         self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any
     ) -> Any:
         """Run one tick; ``execute`` is vLLM's ``execute_model``."""
-        self._drafts = take_drafts(intermediate)
+        self._drafts = transport.detach(intermediate)
         return execute(scheduler_output, intermediate)
 
     def before_update(self, scheduler_output: Any) -> None:
@@ -62,7 +63,7 @@ class Stage:
         self.finish_sends()
         output = forward()
         if self._drafts is not None:
-            output.tensors[DRAFTS] = self._drafts
+            transport.attach(output, self._drafts)
         return output
 
     def finish_sends(self) -> None:
@@ -98,10 +99,3 @@ class Stage:
         if row is not None:
             batch.num_tokens_no_spec[row] = state.num_prompt_tokens + keep
 
-
-def take_drafts(intermediate: Any) -> torch.Tensor | None:
-    """Remove the drafts from what the previous stage sent and return them.
-
-    vLLM copies the other tensors into buffers that know the model's keys only.
-    """
-    return None if intermediate is None else intermediate.tensors.pop(DRAFTS, None)

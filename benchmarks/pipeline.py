@@ -1,0 +1,200 @@
+"""Speed of PPSD against plain pipeline decoding, at chosen acceptance rates.
+
+Three engines are alive at once and take turns (A B C A B C …), each on the same
+prompts: stock vLLM's plain pipeline, PPSD with the synthetic drafter, and plain
+decoding in one process on all cores. Every output is compared with the plain
+pipeline's, token for token.
+
+    python -m benchmarks.pipeline MODEL [--repeats 5] [--json results.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import engines
+from benchmarks.engines import Timed
+from vllm_ppsd.config.support import installed_vllm
+from vllm_ppsd.worker.synthetic import write_record
+
+PROMPTS = Path(__file__).parent / "prompts.jsonl"
+ACCEPTANCES = (1.0, 0.7, 0.0)
+PLAIN, SINGLE = "plain pipeline", "plain, one process, all cores"
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    arguments = _parser().parse_args()
+    runs, alphas = _measure(arguments)
+    report = _report(arguments, runs, alphas)
+    print(render(report))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def ideal_speedup(stages: int, alpha: float) -> float:
+    """Return n / (alpha + n(1 - alpha)): PPSD over a plain pipeline of n equal stages."""
+    return stages / (alpha + stages * (1 - alpha))
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the report as a Markdown table."""
+    lines = [
+        "| | ms per token (median, range) | acceptance | speedup | of the ideal | identical output |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        low, high = row["range_ms"]
+        alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
+        share = "" if row["of_ideal"] is None else f"{row['of_ideal']:.2f}"
+        lines.append(
+            f"| {row['name']} | {row['median_ms']:.1f} ({low:.1f} to {high:.1f}) | {alpha} "
+            f"| {row['speedup']:.2f} | {share} | {row['identical']} |"
+        )
+    lines.append("")
+    lines.append(f"`{report['command']}`, commit {report['commit']}, {report['versions']}")
+    return "\n".join(lines)
+
+
+def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dict[str, float]]:
+    cores = arguments.cores.split(",")
+    partition = [arguments.exit_layer, arguments.layers - arguments.exit_layer]
+    eager = {"enforce_eager": arguments.eager}
+    plain_options: dict[str, Any] = dict(eager)
+    if arguments.eager:
+        # Stock vLLM cannot run an eager CPU pipeline: its warm-up allocates nothing.
+        plain_options["speculative_config"] = {
+            "method": "ppsd",
+            "num_speculative_tokens": 0,
+            "exit_layer": arguments.exit_layer,
+        }
+    plain = engines.start(
+        arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
+    )
+    prompts = _prompts(plain)
+    recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "record.jsonl"
+        write_record(record, [(r.prompt, r.tokens) for r in recorded])
+        ppsd = engines.start(
+            arguments.model,
+            stages=2,
+            cores="|".join(cores),
+            speculative_config={
+                "method": "ppsd",
+                "exit_layer": arguments.exit_layer,
+                "synthetic_drafter": {"record": str(record), "acceptance": 1.0},
+            },
+            **eager,
+        )
+    single = engines.start(arguments.model, stages=1, cores=",".join(cores), **eager)
+    engines.generate(single, prompts[0], 8)
+    runs: dict[str, list[Timed]] = {}
+    counts: dict[str, list[tuple[int, int]]] = {}
+    turns: list[tuple[str, Any, float | None]] = [(PLAIN, plain, None), (SINGLE, single, None)]
+    turns += [(f"PPSD, p = {p}", ppsd, p) for p in ACCEPTANCES]
+    for _ in tqdm(range(arguments.repeats), desc="repeats"):
+        for name, engine, acceptance in turns:
+            engines.settle()
+            if acceptance is not None:
+                engine.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+                before = engines.draft_counts(engine)
+            runs.setdefault(name, []).extend(
+                engines.generate(engine, p, arguments.tokens) for p in prompts
+            )
+            if acceptance is not None:
+                after = engines.draft_counts(engine)
+                counts.setdefault(name, []).append((after[0] - before[0], after[1] - before[1]))
+    alphas = {
+        name: sum(hits for _, hits in seen) / sum(drafts for drafts, _ in seen)
+        for name, seen in counts.items()
+    }
+    return runs, alphas
+
+
+def _report(
+    arguments: argparse.Namespace, runs: dict[str, list[Timed]], alphas: dict[str, float]
+) -> dict[str, Any]:
+    expected = {tuple(r.prompt): r.tokens for r in runs[PLAIN]}
+    base = statistics.median(r.ms_per_token for r in runs[PLAIN])
+    rows = []
+    for name, seen in runs.items():
+        times = [r.ms_per_token for r in seen]
+        alpha = alphas.get(name)
+        speedup = base / statistics.median(times)
+        same = all(r.tokens == expected[tuple(r.prompt)] for r in seen)
+        rows.append(
+            {
+                "name": name,
+                "median_ms": statistics.median(times),
+                "range_ms": [min(times), max(times)],
+                "times_ms": times,
+                "alpha": alpha,
+                "speedup": speedup,
+                "of_ideal": None if alpha is None else speedup / ideal_speedup(2, alpha),
+                "identical": "yes" if same else ("no" if alpha is not None else "other kernels"),
+            }
+        )
+    return {
+        "rows": rows,
+        "command": f"python -m benchmarks.pipeline MODEL --exit-layer {arguments.exit_layer} "
+        f"--repeats {arguments.repeats} --tokens {arguments.tokens}"
+        + (" --eager" if arguments.eager else ""),
+        "commit": _commit(),
+        "versions": " ".join(installed_vllm() or ("vllm", "?")),
+        "cpu": _cpu(),
+    }
+
+
+def _prompts(llm: Any) -> list[list[int]]:
+    tokenizer = llm.get_tokenizer()
+    turns = [json.loads(line)["turns"][0] for line in PROMPTS.read_text().splitlines()]
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": turn}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        for turn in turns
+    ]
+
+
+def _commit() -> str:
+    command: Sequence[str] = ("git", "describe", "--always", "--dirty")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores"
+    return "unknown"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", help="folder of the demo model")
+    parser.add_argument("--layers", type=int, default=30, help="decoder layers of the model")
+    parser.add_argument("--exit-layer", type=int, default=17, help="layers on stage 0")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of every engine")
+    parser.add_argument("--tokens", type=int, default=96, help="output tokens per prompt")
+    parser.add_argument("--cores", default="0,1", help="one core per stage")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--json", help="write all numbers to this file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
