@@ -78,10 +78,13 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
             "num_speculative_tokens": 0,
             "exit_layer": arguments.exit_layer,
         }
+    # The engine whose metrics are read must start last: they live in the process.
+    single = engines.start(arguments.model, stages=1, cores=",".join(cores), **eager)
     plain = engines.start(
         arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
     )
     prompts = _prompts(plain)
+    engines.generate(single, prompts[0], 8)
     recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.jsonl"
@@ -97,8 +100,6 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
             },
             **eager,
         )
-    single = engines.start(arguments.model, stages=1, cores=",".join(cores), **eager)
-    engines.generate(single, prompts[0], 8)
     runs: dict[str, list[Timed]] = {}
     counts: dict[str, list[tuple[int, int]]] = {}
     turns: list[tuple[str, Any, float | None]] = [(PLAIN, plain, None), (SINGLE, single, None)]

@@ -8,16 +8,19 @@ process may use are dealt out evenly.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from vllm.logger import init_logger
 
 from vllm_ppsd.config.errors import PPSDConfigError
 
 logger = init_logger("vllm.plugins.ppsd")
-_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
+CORES = "VLLM_CPU_OMP_THREADS_BIND"
+PARTITION = "VLLM_PP_LAYER_PARTITION"
 
 
-def deal(cores: list[int], ranks: int) -> str:
+def deal(cores: Sequence[int], ranks: int) -> str:
     """Return vLLM's notation for ``cores`` dealt out to ``ranks``, in order.
 
     Raises:
@@ -40,9 +43,27 @@ def deal(cores: list[int], ranks: int) -> str:
 
 def apply(ranks: int) -> None:
     """Set the binding for ``ranks`` workers unless the user has set one."""
-    cores = sorted(os.sched_getaffinity(0))
-    binding = deal(cores, ranks)
-    if os.environ.get(_VARIABLE, "auto") != "auto":
+    if os.environ.get(CORES, "auto") != "auto":
         return
-    os.environ[_VARIABLE] = binding
-    logger.info("PPSD: CPU cores per stage: %s=%r", _VARIABLE, binding)
+    binding = deal(sorted(os.sched_getaffinity(0)), ranks)
+    os.environ[CORES] = binding
+    logger.info("PPSD: CPU cores per stage: %s=%r", CORES, binding)
+
+
+@contextmanager
+def bound(stages: int, partition: Sequence[int]) -> Iterator[None]:
+    """Give engines started inside ``stages`` sets of cores and a split of layers."""
+    values = {
+        CORES: deal(sorted(os.sched_getaffinity(0)), stages),
+        PARTITION: ",".join(map(str, partition)),
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

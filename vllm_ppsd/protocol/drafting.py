@@ -40,6 +40,7 @@ class DraftBook:
 
     def __init__(self) -> None:
         self._drafts: dict[str, tuple[int, int]] = {}
+        self._known_end: dict[str, int] = {}
         self._missed: set[str] = set()
 
     def propose(self, request_id: str, position: int, token: int) -> None:
@@ -54,6 +55,7 @@ class DraftBook:
                 is for another position: scheduler and proposer disagree.
         """
         if not lane.drafted:
+            self._known_end[lane.request_id] = lane.end
             self._missed.discard(lane.request_id)
             return None
         if lane.request_id in self._missed:
@@ -67,10 +69,16 @@ class DraftBook:
             )
         return drafted[1]
 
-    def judge(self, request_id: str, verdict: Verdict) -> None:
-        """Take in the verdict on a request's draft, unless the request has left."""
-        if verdict == Verdict.MISS and request_id in self._drafts:
-            self._missed.add(request_id)
+    def judge(self, lane: Lane, verdict: Verdict) -> None:
+        """Take in the verdict on the draft behind ``lane``.
+
+        The scheduler may have heard of a miss first: once the true token of the
+        missed position has entered, the verdict says nothing new. A request that
+        has left is ignored.
+        """
+        known_end = self._known_end.get(lane.request_id)
+        if verdict == Verdict.MISS and known_end is not None and lane.end >= known_end:
+            self._missed.add(lane.request_id)
 
     def is_stale(self, lane: Lane) -> bool:
         """Whether a lane is known to be stale by the verdicts so far."""
@@ -79,10 +87,11 @@ class DraftBook:
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
         self._drafts.pop(request_id, None)
+        self._known_end.pop(request_id, None)
         self._missed.discard(request_id)
 
     def __len__(self) -> int:
-        return len(self._drafts)
+        return len(self._known_end)
 
 
 class TickGate:
@@ -95,16 +104,16 @@ class TickGate:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._unjudged: deque[tuple[str, ...]] = deque()
+        self._unjudged: deque[tuple[Lane, ...]] = deque()
 
     def due(self) -> int:
         """Return how many verdicts must come in before the next tick may start."""
         return max(0, len(self._unjudged) - self._depth)
 
-    def start(self, request_ids: Iterable[str]) -> None:
-        """A tick with these rows has started."""
-        self._unjudged.append(tuple(request_ids))
+    def start(self, lanes: Iterable[Lane]) -> None:
+        """A tick with these lanes, in row order, has started."""
+        self._unjudged.append(tuple(lanes))
 
-    def judged(self) -> tuple[str, ...]:
-        """Return the rows of the oldest unjudged tick: its verdicts are in."""
+    def judged(self) -> tuple[Lane, ...]:
+        """Return the lanes of the oldest unjudged tick: its verdicts are in."""
         return self._unjudged.popleft()

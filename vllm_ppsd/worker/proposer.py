@@ -69,16 +69,16 @@ class ProposerStage(Stage):
             return super().forward(forward, positions)
         self._hold()
         self.finish_sends()
-        request_ids = self.runner.input_batch.req_ids
-        self._gate.start(request_ids)
-        self._verdicts.expect(len(request_ids))
-        if all(self._book.is_stale(lane) for lane in self._lanes.values()):
+        rows = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
+        self._gate.start(rows)
+        self._verdicts.expect(len(rows))
+        if all(self._book.is_stale(lane) for lane in rows):
             output = self.runner.model.make_empty_intermediate_tensors(
                 batch_size=positions.shape[0],
                 dtype=self.runner.model_config.dtype,
                 device=self.runner.device,
             )
-            drafts = [NO_DRAFT] * len(request_ids)
+            drafts = [NO_DRAFT] * len(rows)
         else:
             output = forward()
             drafts = self._propose(output, positions)
@@ -93,8 +93,8 @@ class ProposerStage(Stage):
         """Wait until the verdicts that this tick depends on are in."""
         for _ in range(self._gate.due()):
             verdicts = self._verdicts.wait()
-            for request_id, verdict in zip(self._gate.judged(), verdicts, strict=True):
-                self._book.judge(request_id, verdict)
+            for lane, verdict in zip(self._gate.judged(), verdicts, strict=True):
+                self._book.judge(lane, verdict)
 
     def _propose(self, output: Any, positions: torch.Tensor) -> list[int]:
         """Draft behind every row that samples, and note the drafts."""

@@ -1,0 +1,66 @@
+"""A vLLM that was not asked for PPSD is left alone, even where a hook does not fit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+from vllm_ppsd.plugin import register
+
+
+def test_register_is_reentrant():
+    register()
+    register()
+
+
+def test_without_ppsd_the_hooked_functions_behave_as_stock():
+    register()
+    assert EngineArgs("x").create_speculative_config(None, None) is None
+    params = SamplingParams(min_p=0.5)
+    params._validate_spec_decode(None)
+
+    class Ngram:
+        method = "ngram"
+
+    with pytest.raises(VLLMValidationError, match="min_p"):
+        params._validate_spec_decode(Ngram())
+
+
+def test_with_ppsd_no_sampling_parameter_is_refused():
+    register()
+
+    class PPSD:
+        method = "ppsd"
+
+    SamplingParams(min_p=0.5, logit_bias={1: 1.0})._validate_spec_decode(PPSD())
+
+
+MISFIT = """
+import vllm_ppsd.hooks.table as table
+from dataclasses import replace
+table.HOOKS = tuple(replace(h, source_sha256="0" * 64) for h in table.HOOKS)
+from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMValidationError
+from vllm.config.vllm import VllmConfig
+stock = VllmConfig.__dict__["max_concurrent_batches"]
+from vllm_ppsd.plugin import register
+register(); register()
+assert VllmConfig.__dict__["max_concurrent_batches"] is stock
+assert EngineArgs("x").create_speculative_config(None, None) is None
+try:
+    EngineArgs("x", spec_method="ppsd").create_speculative_config(None, None)
+except ValueError as error:
+    assert "does not fit this vLLM" in str(error) and "doctor" in str(error), error
+    print("refused")
+"""
+
+
+def test_where_a_hook_does_not_fit_only_ppsd_is_refused():
+    result = subprocess.run(
+        [sys.executable, "-c", MISFIT], capture_output=True, text=True, check=False
+    )
+    assert "refused" in result.stdout, result.stderr

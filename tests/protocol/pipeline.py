@@ -1,0 +1,271 @@
+"""A pipeline of the protocol alone: scheduler, n stages, no engine, no model.
+
+The "model" is a function of the tokens so far, so that every stale context gives
+another token: an output that equals the oracle's proves that only retired tokens
+were in the context of whatever was delivered.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from vllm_ppsd.protocol import (
+    DraftBook,
+    Flight,
+    Lane,
+    RetirementBook,
+    TickGate,
+    Verdict,
+    flush,
+    may_enter,
+    steps_in_flight,
+)
+
+
+def true_token(tokens: tuple[int, ...]) -> int:
+    """The oracle: the next token of a context."""
+    return hash(("model", tokens)) % 50
+
+
+def oracle(prompt: list[int], length: int) -> list[int]:
+    """Plain decoding."""
+    tokens = list(prompt)
+    for _ in range(length):
+        tokens.append(true_token(tuple(tokens)))
+    return tokens[len(prompt) :]
+
+
+@dataclass
+class Request:
+    """The scheduler's view of a request."""
+
+    id: str
+    prompt: list[int]
+    length: int
+    output: list[int] = field(default_factory=list)
+    flight: Flight = field(default_factory=lambda: Flight(0, 0, 0))
+    preempted: bool = False
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.prompt + self.output
+
+    @property
+    def done(self) -> bool:
+        return len(self.output) >= self.length
+
+
+@dataclass
+class Tick:
+    """What travels from the scheduler through the stages."""
+
+    lanes: list[Lane]
+    known: dict[str, list[int]]
+    finished: list[str]
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    drafts: dict[str, int] = field(default_factory=dict)
+    skipped: bool = False
+
+
+class Pipeline:
+    """Runs requests through ``stages`` stages, one tick per stage at a time.
+
+    Args:
+        stages: number of stages.
+        depth: drafts that may be in flight.
+        draft: (context, true token) to drafted token.
+        rng: source of all choices.
+    """
+
+    def __init__(
+        self,
+        stages: int,
+        depth: int,
+        draft: Callable[[tuple[int, ...], int], int],
+        rng: random.Random,
+    ) -> None:
+        self.depth = depth
+        self.draft = draft
+        self.rng = rng
+        self.requests: dict[str, Request] = {}
+        self.queue_size = max(stages, steps_in_flight(depth))
+        self.line: deque[Tick] = deque()  # scheduled, not yet run by stage 0
+        self.between: list[Tick] = []  # run by stage 0, not yet by the last stage
+        self.results: deque[tuple[Tick, dict[str, int]]] = deque()
+        self.drafts = DraftBook()
+        self.gate = TickGate(depth)
+        self.verdicts: deque[list[Verdict]] = deque()
+        self.retired = RetirementBook()
+        self.first_kv: dict[str, dict[int, int]] = {}
+        self.last_kv: dict[str, dict[int, int]] = {}
+        self.truth: dict[str, list[int]] = {}
+        self.finished: list[str] = []
+        self.hits = self.misses = self.skipped = 0
+
+    # The scheduler ---------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        self.requests[request.id] = request
+        self.truth[request.id] = list(request.prompt)
+
+    def abort(self, request_id: str) -> None:
+        self.requests.pop(request_id, None)
+        self.finished.append(request_id)
+
+    def preempt(self, request: Request) -> None:
+        """As vLLM: what is in flight is still delivered, the positions are redone."""
+        in_flight = request.flight.in_flight
+        request.flight = Flight(0, 0, in_flight, in_flight)
+        request.preempted = in_flight > 0
+
+    def schedule(self) -> bool:
+        if len(self.line) + len(self.between) + len(self.results) >= self.queue_size:
+            return False
+        lanes, known = [], {}
+        for request in self.requests.values():
+            flight = request.flight
+            if request.preempted and flight.stale:
+                continue
+            request.preempted = False
+            if len(request.output) + flight.unverified >= request.length:
+                continue
+            available = len(request.tokens) - flight.computed
+            if available <= 0:
+                if not may_enter(flight.unverified, self.depth):
+                    continue
+                lane = Lane(request.id, flight.computed, 1, drafted=True)
+                known[request.id] = []
+            else:
+                size = self.rng.randint(1, available)
+                lane = Lane(request.id, flight.computed, size, drafted=False)
+                known[request.id] = request.tokens[flight.computed : flight.computed + size]
+            samples = lane.end >= len(request.tokens)
+            request.flight = replace(
+                flight,
+                computed=flight.computed + lane.length,
+                unverified=flight.unverified + samples,
+                in_flight=flight.in_flight + lane.length,
+            )
+            lanes.append(lane)
+        if not lanes:
+            return False
+        self.line.append(Tick(lanes, known, self.finished))
+        self.finished = []
+        return True
+
+    def receive(self) -> bool:
+        if not self.results:
+            return False
+        tick, sampled = self.results.popleft()
+        for lane in tick.lanes:
+            request = self.requests.get(lane.request_id)
+            if request is None:
+                continue
+            flight = request.flight
+            stale = flight.stale > 0
+            request.flight = flight = replace(
+                flight,
+                in_flight=flight.in_flight - lane.length,
+                stale=flight.stale - lane.length if stale else 0,
+            )
+            token = sampled.get(lane.request_id)
+            if token is None:
+                continue
+            request.output.append(token)
+            if not stale:
+                request.flight = flight = replace(flight, unverified=flight.unverified - 1)
+            draft = tick.drafts.get(lane.request_id)
+            if draft is not None:
+                self.hits += draft == token
+                self.misses += draft != token
+                if draft != token and not stale and flight.unverified:
+                    request.flight = flush(flight)
+            if request.done:
+                self.abort(request.id)
+        return True
+
+    # Stage 0 ---------------------------------------------------------------
+
+    def run_first_stage(self) -> bool:
+        if not self.line:
+            return False
+        if self.depth and self.gate.due() > len(self.verdicts):
+            return False
+        tick = self.line.popleft()
+        for request_id in tick.finished:
+            self.drafts.forget(request_id)
+        for lane in tick.lanes:
+            token = self.drafts.enter(lane)
+            tick.inputs[lane.request_id] = (
+                tick.known[lane.request_id] if token is None else [token]
+            )
+        if self.depth:
+            for _ in range(self.gate.due()):
+                lanes = self.gate.judged()
+                for lane, verdict in zip(lanes, self.verdicts.popleft(), strict=True):
+                    self.drafts.judge(lane, verdict)
+            self.gate.start(tick.lanes)
+            tick.skipped = all(self.drafts.is_stale(lane) for lane in tick.lanes)
+        self.skipped += tick.skipped
+        for lane in tick.lanes:
+            if tick.skipped:
+                continue
+            context = self._write(self.first_kv, tick, lane)
+            if self.depth:
+                drafted = self.draft(context, true_token(context))
+                tick.drafts[lane.request_id] = drafted
+                self.drafts.propose(lane.request_id, lane.end, drafted)
+        self.between.append(tick)
+        return True
+
+    # The last stage --------------------------------------------------------
+
+    def run_last_stage(self) -> bool:
+        if not self.between:
+            return False
+        tick = self.between.pop(0)
+        for request_id in tick.finished:
+            self.retired.forget(request_id)
+        sampled: dict[str, int] = {}
+        verdicts = []
+        for lane in tick.lanes:
+            verdict = Verdict.NONE
+            counts = self.retired.counts(lane)
+            # A stale lane writes to the cache too: nothing that counts may read it.
+            context = self._write(self.last_kv, tick, lane)
+            truth = self.truth[lane.request_id]
+            if counts and lane.end >= len(truth):
+                assert context == tuple(truth[: lane.end])
+                token = true_token(context)
+                truth.append(token)
+                sampled[lane.request_id] = token
+                hit = self.retired.retire(lane, token, tick.drafts.get(lane.request_id, -1))
+                verdict = Verdict.HIT if hit else Verdict.MISS
+                assert not tick.skipped
+            verdicts.append(verdict)
+        if self.depth:
+            self.verdicts.append(verdicts)
+        self.results.append((tick, sampled))
+        return True
+
+    @staticmethod
+    def _write(
+        cache: dict[str, dict[int, int]], tick: Tick, lane: Lane
+    ) -> tuple[int, ...]:
+        """Write a lane's inputs to a stage's cache; return the lane's context there."""
+        memory = cache.setdefault(lane.request_id, {})
+        for offset, token in enumerate(tick.inputs[lane.request_id]):
+            memory[lane.position + offset] = token
+        return tuple(memory.get(i, -1) for i in range(lane.end))
+
+    def run(self, moves: int = 100_000) -> None:
+        """Make random moves until nothing can move."""
+        actions = [self.schedule, self.run_first_stage, self.run_last_stage, self.receive]
+        for _ in range(moves):
+            self.rng.shuffle(actions)
+            if not any(action() for action in actions):
+                return
+        raise AssertionError("the pipeline does not come to rest")

