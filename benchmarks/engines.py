@@ -52,7 +52,9 @@ def environment(**values: str | None) -> Any:
         _apply(before)
 
 
-def start(model: str, *, stages: int, cores: str, partition: Sequence[int] = (), **options: Any) -> LLM:
+def start(
+    model: str, *, stages: int, cores: str, partition: Sequence[int] = (), **options: Any
+) -> LLM:
     """Start an engine on ``cores`` (vLLM's notation) with ``stages`` pipeline ranks."""
     split = ",".join(map(str, partition)) or None
     with environment(VLLM_CPU_OMP_THREADS_BIND=cores, VLLM_PP_LAYER_PARTITION=split):

@@ -50,7 +50,7 @@ def ideal_speedup(stages: int, alpha: float) -> float:
 def render(report: dict[str, Any]) -> str:
     """Return the report as a Markdown table."""
     lines = [
-        "| | ms per token (median, range) | acceptance | speedup | of the ideal | identical output |",
+        "| | ms per token (median, range) | acceptance | speedup | of the ideal | identical |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
@@ -185,7 +185,9 @@ def _cpu() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("model", help="folder of the demo model")
     parser.add_argument("--layers", type=int, default=30, help="decoder layers of the model")
     parser.add_argument("--exit-layer", type=int, default=17, help="layers on stage 0")

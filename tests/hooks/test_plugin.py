@@ -9,6 +9,7 @@ import pytest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
+
 from vllm_ppsd.plugin import register
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import vllm
+
 from vllm_ppsd.hooks.hook import Hook, HookError
 from vllm_ppsd.hooks.table import HOOKS, install_all, problems
 
@@ -57,6 +58,6 @@ def test_a_changed_source_is_a_problem_and_nothing_is_installed(monkeypatch):
     assert "sha256" in changed.problem()
     assert "not there" in gone.problem()
     monkeypatch.setattr("vllm_ppsd.hooks.table.HOOKS", (changed, gone))
-    with pytest.raises(HookError, match="SamplingParams.gone"):
+    with pytest.raises(HookError, match=r"SamplingParams\.gone"):
         install_all()
     assert not changed.installed()

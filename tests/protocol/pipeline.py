@@ -199,9 +199,7 @@ class Pipeline:
             self.drafts.forget(request_id)
         for lane in tick.lanes:
             token = self.drafts.enter(lane)
-            tick.inputs[lane.request_id] = (
-                tick.known[lane.request_id] if token is None else [token]
-            )
+            tick.inputs[lane.request_id] = tick.known[lane.request_id] if token is None else [token]
         if self.depth:
             for _ in range(self.gate.due()):
                 lanes = self.gate.judged()
@@ -252,9 +250,7 @@ class Pipeline:
         return True
 
     @staticmethod
-    def _write(
-        cache: dict[str, dict[int, int]], tick: Tick, lane: Lane
-    ) -> tuple[int, ...]:
+    def _write(cache: dict[str, dict[int, int]], tick: Tick, lane: Lane) -> tuple[int, ...]:
         """Write a lane's inputs to a stage's cache; return the lane's context there."""
         memory = cache.setdefault(lane.request_id, {})
         for offset, token in enumerate(tick.inputs[lane.request_id]):

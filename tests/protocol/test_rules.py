@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vllm_ppsd.protocol import (
     DraftBook,
     Flight,

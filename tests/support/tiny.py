@@ -27,9 +27,7 @@ FAMILIES = {
 }
 
 
-def make_tiny_model(
-    folder: Path, family: str = "llama", seed: int = 0, tied: bool = True
-) -> Path:
+def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bool = True) -> Path:
     """Write a random model of ``family`` to ``folder`` and return it.
 
     The last layers add little to the residual stream, so that an untrained exit

@@ -83,9 +83,7 @@ def _vllm(found: tuple[str, str]) -> Finding:
     name, number = found
     if number.startswith(f"{VLLM_SERIES}."):
         return Finding("vLLM", "ok", f"{name} {number}")
-    return Finding(
-        "vLLM", "broken", f"{name} {number}", f"pip install '{name}=={VLLM_SERIES}.*'"
-    )
+    return Finding("vLLM", "broken", f"{name} {number}", f"pip install '{name}=={VLLM_SERIES}.*'")
 
 
 def _plugin() -> Finding:
@@ -154,7 +152,9 @@ def _preloads() -> Iterator[Finding]:
                 f"export LD_PRELOAD={path}:$LD_PRELOAD",
             )
         else:
-            source = "pip install intel-openmp" if "iomp" in name else "install libtcmalloc-minimal4"
+            source = (
+                "pip install intel-openmp" if "iomp" in name else "install libtcmalloc-minimal4"
+            )
             yield Finding(f"LD_PRELOAD {name}", "note", "not found; decoding is slower", source)
 
 

@@ -7,6 +7,7 @@ process that the user started.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -116,10 +117,8 @@ def _synthetic_drafter(given: Any) -> SyntheticDrafter | None:
         drafter = SyntheticDrafter.model_validate(given)
     except ValidationError as error:
         raise PPSDConfigError(f"synthetic_drafter: {_readable(error)}") from None
-    if not os.path.isfile(drafter.record):
-        raise PPSDConfigError(
-            f"synthetic_drafter: the record {drafter.record!r} does not exist"
-        )
+    if not Path(drafter.record).is_file():
+        raise PPSDConfigError(f"synthetic_drafter: the record {drafter.record!r} does not exist")
     return drafter
 
 

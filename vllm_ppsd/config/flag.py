@@ -20,10 +20,14 @@ def add_speculative_model_flag(parser: Any) -> None:
     """Add ``--speculative-model`` to a parser that has vLLM's engine arguments.
 
     ``EngineArgs.from_cli_args`` keeps dataclass fields only, so the flag acts on
-    ``spec_method`` and ``spec_model``.
+    ``spec_method`` and ``spec_model``; ``--spec-method`` learns the method's name.
     """
-    if "--speculative-model" in parser._option_string_actions:
+    options = parser._option_string_actions
+    if "--speculative-model" in options:
         return
+    method = options.get("--spec-method")
+    if method is not None and method.choices is not None:
+        method.choices = [*method.choices, METHOD]
     parser.add_argument(
         "--speculative-model",
         action=_SpeculativeModel,

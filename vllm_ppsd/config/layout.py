@@ -62,7 +62,11 @@ def split_layers(shape: ModelShape, exit_layer: int, num_stages: int) -> list[in
     share = (rest + shape.lm_head_cost) / behind
     last = min(max(1, round(share - shape.lm_head_cost)), rest - (behind - 1))
     middle, extra = divmod(rest - last, behind - 1) if behind > 1 else (0, 0)
-    return [exit_layer, *(middle + (i < extra) for i in range(behind - 1)), last if behind > 1 else rest]
+    return [
+        exit_layer,
+        *(middle + (i < extra) for i in range(behind - 1)),
+        last if behind > 1 else rest,
+    ]
 
 
 def check_partition(text: str, exit_layer: int, num_layers: int, num_stages: int) -> list[int]:

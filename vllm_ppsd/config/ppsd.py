@@ -33,7 +33,7 @@ class SyntheticDrafter(BaseModel):
 
 
 @config
-class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
+class PPSDConfig(SpeculativeConfig):
     """vLLM's speculative config for the method ``ppsd``.
 
     Below the front end the engine runs plain decoding, and this object says which
@@ -41,7 +41,7 @@ class PPSDConfig(SpeculativeConfig):  # type: ignore[misc]
     ``num_speculative_tokens`` and the two target configs are used.
     """
 
-    method: Literal["ppsd"] = "ppsd"  # type: ignore[assignment]
+    method: Literal["ppsd"] = "ppsd"
     """The method's name."""
 
     model: str | None = None

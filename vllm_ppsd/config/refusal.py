@@ -31,4 +31,4 @@ def install_refusal(reason: str) -> None:
         return original(self, *args, **kwargs)
 
     refuse.__vllm_ppsd_hook__ = "refusal"  # type: ignore[attr-defined]
-    EngineArgs.create_speculative_config = refuse  # type: ignore[method-assign]
+    EngineArgs.create_speculative_config = refuse

@@ -39,8 +39,7 @@ def options(engine_args: Any) -> dict[str, Any]:
             continue
         if key in collected:
             raise PPSDConfigError(
-                f"{flag} and --speculative-config['{key}'] say the same thing; "
-                "give one of them"
+                f"{flag} and --speculative-config['{key}'] say the same thing; give one of them"
             )
         collected[key] = value
     collected["method"] = METHOD

@@ -46,12 +46,13 @@ def run(model: str, max_tokens: int) -> int:
 
     console = Console()
     head = lookup.find(None, model)
-    depth = head.config.exit_layer
+    exit_layer = head.config.exit_layer
+    partition = [exit_layer, head.config.target.num_hidden_layers - exit_layer]
     ppsd = {"method": "ppsd", "model": str(head.path)}
     console.rule("plain pipeline decoding")
-    plain = _run(console, model, depth, max_tokens, {})
+    plain = _run(console, model, partition, max_tokens, {})
     console.rule("PPSD")
-    speculative = _run(console, model, depth, max_tokens, {"speculative_config": ppsd})
+    speculative = _run(console, model, partition, max_tokens, {"speculative_config": ppsd})
     same = plain.tokens == speculative.tokens
     _print_table(console, plain, speculative, same)
     if speculative.hits * 2 < speculative.drafts:
@@ -64,13 +65,12 @@ def run(model: str, max_tokens: int) -> int:
 
 
 def _run(
-    console: Console, model: str, exit_layer: int, max_tokens: int, options: dict[str, Any]
+    console: Console, model: str, partition: list[int], max_tokens: int, options: dict[str, Any]
 ) -> Run:
     from vllm import LLM
 
     console.print("starting the engine (about two minutes, most of it torch.compile) …")
-    num_layers = 30
-    with bound(stages=2, partition=[exit_layer, num_layers - exit_layer]):
+    with bound(stages=2, partition=partition):
         llm = LLM(
             model,
             pipeline_parallel_size=2,
@@ -86,10 +86,7 @@ def _run(
     try:
         return _generate(console, llm, max_tokens, drafting=bool(options))
     finally:
-        del llm
-        import gc
-
-        gc.collect()
+        llm.llm_engine.engine_core.shutdown()
 
 
 def _generate(console: Console, llm: Any, max_tokens: int, drafting: bool) -> Run:
@@ -106,7 +103,11 @@ def _generate(console: Console, llm: Any, max_tokens: int, drafting: bool) -> Ru
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(f"prompt {number} of {len(PROMPTS)}", total=max_tokens)
             tokens, seconds = _stream(
-                console, llm, prompt, max_tokens, lambda n, t=task, p=progress: p.update(t, completed=n)
+                console,
+                llm,
+                prompt,
+                max_tokens,
+                lambda n, t=task, p=progress: p.update(t, completed=n),
             )
         result.tokens.append(tokens)
         result.seconds += seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -138,7 +137,8 @@ def save(path: str | Path, config: ExitHeadConfig, tensors: Mapping[str, torch.T
             {name: tensor.contiguous() for name, tensor in tensors.items()},
             str(staging / WEIGHTS_FILE),
         )
-        os.chmod(staging, 0o755)
+        staging.chmod(0o755)
+        (staging / WEIGHTS_FILE).chmod(0o644)
         ExitHeadFolder.open(staging)
         staging.rename(folder)
     except BaseException:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION = 1
 HeadType = Literal["lens", "mlp", "transformer"]
 
 
@@ -43,7 +42,7 @@ class ExitHeadConfig(BaseModel):
 
     speculators_model_type: Literal["ppsd"] = "ppsd"
     architectures: list[Literal["PPSDExitHead"]] = ["PPSDExitHead"]
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     head_type: HeadType
     exit_layer: int = Field(ge=1)
     num_layers: int = Field(default=0, ge=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,17 +72,21 @@ def init_head(
         tensors["mlp.down.weight"] = torch.zeros(hidden, config.intermediate_size, dtype=dtype)
     for index in range(config.num_layers):
         source = f"model.layers.{min(exit_layer + index, target.num_hidden_layers - 1)}."
-        layer = _read(folder, lambda name, source=source: name.startswith(source))
-        tensors |= {f"layers.{index}.{name[len(source):]}": t for name, t in layer.items()}
+        layer = _read(folder, partial(_startswith, source))
+        tensors |= {f"layers.{index}.{name[len(source) :]}": t for name, t in layer.items()}
     if draft_token_ids is not None:
         tensors["draft_token_ids"] = torch.tensor(draft_token_ids, dtype=torch.int64)
     save(output, config, tensors)
     return config
 
 
-def _read(folder: Path, wanted) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as file:
             found |= {name: file.get_tensor(name) for name in file.keys() if wanted(name)}
     return found
+
+
+def _startswith(prefix: str, name: str) -> bool:
+    return name.startswith(prefix)

@@ -41,9 +41,7 @@ def model_folder(model: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                model, revision=revision, allow_patterns=["*.safetensors", "*.json"]
-            )
+            snapshot_download(model, revision=revision, allow_patterns=["*.safetensors", "*.json"])
         )
     except Exception as error:
         raise ExitHeadError(

@@ -37,7 +37,9 @@ def load_tensors(
         parameter_name, shard = _destination(name, packed)
         parameter = parameters.get(parameter_name)
         if parameter is None:
-            raise ExitHeadError(f"the exit head holds a tensor {name} that the target's layer has no place for")
+            raise ExitHeadError(
+                f"the exit head holds a tensor {name} that the target's layer has no place for"
+            )
         loader = getattr(parameter, "weight_loader", default_weight_loader)
         try:
             if shard is None:
@@ -69,9 +71,7 @@ def load_lm_head_rows(vllm_config: VllmConfig) -> torch.Tensor:
     raise ExitHeadError(f"the target {model_config.model} holds no tensor lm_head.weight")
 
 
-def _destination(
-    name: str, packed: Mapping[str, Sequence[str]]
-) -> tuple[str, str | int | None]:
+def _destination(name: str, packed: Mapping[str, Sequence[str]]) -> tuple[str, str | int | None]:
     """Return the parameter that a tensor goes into, and its shard there."""
     parts = name.split(".")
     for packed_name, members in packed.items():

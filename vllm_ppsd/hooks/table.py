@@ -60,11 +60,7 @@ HOOKS: tuple[Hook, ...] = (
 
 def problems() -> list[str]:
     """Why hooks do not fit the installed vLLM; empty if all fit."""
-    return [
-        problem
-        for hook in HOOKS
-        if hook.applies() and (problem := hook.problem()) is not None
-    ]
+    return [problem for hook in HOOKS if hook.applies() and (problem := hook.problem()) is not None]
 
 
 def install_all() -> None:

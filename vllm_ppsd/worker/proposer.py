@@ -42,9 +42,7 @@ class ProposerStage(Stage):
                 self._config.synthetic_drafter, self.runner.model_config.get_vocab_size()
             )
 
-    def execute(
-        self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any
-    ) -> Any:
+    def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
         self._lanes = lanes_of(scheduler_output)
@@ -74,7 +72,7 @@ class ProposerStage(Stage):
         self._verdicts.expect(len(rows))
         if all(self._book.is_stale(lane) for lane in rows):
             output = self.runner.model.make_empty_intermediate_tensors(
-                batch_size=positions.shape[0],
+                batch_size=positions.shape[-1],
                 dtype=self.runner.model_config.dtype,
                 device=self.runner.device,
             )

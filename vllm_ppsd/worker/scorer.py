@@ -28,9 +28,7 @@ class ScorerStage(Stage):
         self._stale: set[str] = set()
         self._skipped = False
 
-    def execute(
-        self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any
-    ) -> Any:
+    def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
         self._drafts = transport.detach(intermediate)

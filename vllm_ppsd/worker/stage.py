@@ -36,9 +36,7 @@ class Stage:
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
 
-    def execute(
-        self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any
-    ) -> Any:
+    def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         """Run one tick; ``execute`` is vLLM's ``execute_model``."""
         self._drafts = transport.detach(intermediate)
         return execute(scheduler_output, intermediate)
@@ -98,4 +96,3 @@ class Stage:
         row = batch.req_id_to_index.get(request_id)
         if row is not None:
             batch.num_tokens_no_spec[row] = state.num_prompt_tokens + keep
-

@@ -24,7 +24,7 @@ class PPSDWorkerMixin:
         # This process's own copy of the config, and its own environment.
         vllm_config.speculative_config = None
         os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.layer_partition))
-        super().__init__(vllm_config, *args, **kwargs)
+        super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]

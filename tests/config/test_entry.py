@@ -1,0 +1,190 @@
+"""All roads lead to one config object; wrong input fails before weights are loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.tiny import make_tiny_model
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from vllm_ppsd.config.entry import SCHEDULER_CLS, WORKER_CLS
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE
+from vllm_ppsd.plugin import register
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    register()
+    for name in ("VLLM_PP_LAYER_PARTITION", HEAD_VARIABLE, "VLLM_USE_V2_MODEL_RUNNER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+
+
+def config_of(arguments: EngineArgs) -> PPSDConfig:
+    vllm_config = arguments.create_engine_config()
+    assert vllm_config.scheduler_config.scheduler_cls == SCHEDULER_CLS
+    assert vllm_config.parallel_config.worker_cls == WORKER_CLS["cpu"]
+    assert isinstance(vllm_config.speculative_config, PPSDConfig)
+    return vllm_config.speculative_config
+
+
+def engine(folder: Path, stages: int = 2, **options) -> EngineArgs:
+    return EngineArgs(
+        str(folder), pipeline_parallel_size=stages, max_model_len=256, enforce_eager=True, **options
+    )
+
+
+def command_line(folder: Path, *words: str) -> EngineArgs:
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    line = ["--model", str(folder), "-pp", "2", "--max-model-len", "256", *words]
+    return AsyncEngineArgs.from_cli_args(parser.parse_args(line))
+
+
+def test_all_roads_lead_to_one_config(tiny_llama: Path):
+    head = str(tiny_llama / "ppsd")
+    configs = [
+        config_of(engine(tiny_llama, speculative_config={"method": "ppsd"})),
+        config_of(engine(tiny_llama, speculative_config={"model": "ppsd"})),
+        config_of(engine(tiny_llama, speculative_config={"method": "ppsd", "model": head})),
+        config_of(engine(tiny_llama, spec_method="ppsd")),
+        config_of(engine(tiny_llama, spec_model="ppsd")),
+        config_of(command_line(tiny_llama, "--speculative-model", "ppsd")),
+        config_of(command_line(tiny_llama, "--speculative-model", head)),
+        config_of(command_line(tiny_llama, "--spec-method", "ppsd", "--spec-tokens", "1")),
+        config_of(command_line(tiny_llama, "-sc", '{"method": "ppsd"}')),
+    ]
+    for config in configs:
+        assert (config.model, config.exit_layer, config.max_drafts) == (head, 3, 1)
+        assert config.layer_partition == [3, 3]
+
+
+def test_the_depth_follows_the_pipeline_size(tiny_llama: Path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1|0")
+    arguments = engine(tiny_llama, stages=3, speculative_config={"method": "ppsd"})
+    vllm_config = arguments.create_engine_config()
+    assert vllm_config.speculative_config.max_drafts == 2
+    assert vllm_config.max_concurrent_batches == 4
+
+
+def test_without_the_flag_nothing_is_speculative(tiny_llama: Path):
+    vllm_config = command_line(tiny_llama).create_engine_config()
+    assert vllm_config.speculative_config is None
+    assert vllm_config.max_concurrent_batches == 2
+
+
+def test_the_environment_names_a_head(tiny_llama: Path, tmp_path: Path, monkeypatch):
+    bare = shutil.copytree(tiny_llama, tmp_path / "bare", ignore=shutil.ignore_patterns("ppsd"))
+    monkeypatch.setenv(HEAD_VARIABLE, str(tiny_llama / "ppsd"))
+    config = config_of(engine(bare, speculative_config={"method": "ppsd"}))
+    assert config.model == str(tiny_llama / "ppsd")
+
+
+def test_without_a_head_the_error_names_the_places_and_the_command(tmp_path: Path):
+    bare = make_tiny_model(tmp_path / "bare", seed=5)
+    with pytest.raises(PPSDConfigError) as error:
+        engine(bare, speculative_config={"method": "ppsd"}).create_engine_config()
+    for word in (str(bare / "ppsd"), HEAD_VARIABLE, "shipped with", "vllm-ppsd init-head"):
+        assert word in str(error.value)
+
+
+def refused(arguments: EngineArgs, match: str) -> None:
+    with pytest.raises(PPSDConfigError, match=match):
+        arguments.create_engine_config()
+
+
+def test_pipeline_size_1_is_refused(tiny_llama: Path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
+    refused(
+        engine(tiny_llama, 1, speculative_config={"method": "ppsd"}),
+        "pipeline size 1 is not supported yet",
+    )
+
+
+def test_an_unknown_key_is_refused_by_name(tiny_llama: Path):
+    options = {"method": "ppsd", "prompt_lookup_max": 3, "draft_depth": 2}
+    refused(engine(tiny_llama, speculative_config=options), "draft_depth, prompt_lookup_max")
+
+
+def test_a_wrong_value_is_refused_by_name(tiny_llama: Path):
+    options = {"method": "ppsd", "num_speculative_tokens": -1}
+    refused(engine(tiny_llama, speculative_config=options), "max_drafts")
+
+
+def test_an_option_given_twice_is_refused(tiny_llama: Path):
+    options = {"method": "ppsd", "num_speculative_tokens": 1}
+    refused(engine(tiny_llama, speculative_config=options, spec_tokens=1), "--spec-tokens")
+
+
+def test_an_exit_layer_beside_the_heads_is_refused(tiny_llama: Path):
+    options = {"method": "ppsd", "exit_layer": 4}
+    refused(engine(tiny_llama, speculative_config=options), "made for exit layer 3")
+
+
+def test_a_head_that_does_not_fit_the_stages_is_refused(tiny_llama: Path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1|0|1|0")
+    refused(
+        engine(tiny_llama, 5, speculative_config={"method": "ppsd"}),
+        "exit layer 3 does not fit 5 pipeline stages",
+    )
+
+
+def test_a_users_partition_must_fit_the_head(tiny_llama: Path, monkeypatch):
+    monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", "4,2")
+    refused(engine(tiny_llama, speculative_config={"method": "ppsd"}), "after layer 3")
+
+
+def test_too_few_cores_are_refused(tiny_llama: Path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "auto")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    refused(engine(tiny_llama, speculative_config={"method": "ppsd"}), "at least 2 CPU cores")
+
+
+def test_a_missing_head_is_refused(tiny_llama: Path):
+    refused(command_line(tiny_llama, "--speculative-model", "/no/such/head"), "does not exist")
+
+
+def test_another_models_head_is_refused(tiny_llama: Path, tmp_path: Path):
+    other = make_tiny_model(tmp_path / "other", seed=7)
+    options = {"method": "ppsd", "model": str(tiny_llama / "ppsd")}
+    refused(engine(other, speculative_config=options), "target.fingerprint differs")
+
+
+def test_another_architectures_head_is_refused(tiny_llama: Path, tmp_path: Path):
+    other = make_tiny_model(tmp_path / "other", "qwen3")
+    options = {"method": "ppsd", "model": str(tiny_llama / "ppsd")}
+    refused(engine(other, speculative_config=options), "target.architecture")
+
+
+def test_a_synthetic_drafter_without_its_record_is_refused(tiny_llama: Path):
+    drafter = {"record": "/no/such/record", "acceptance": 0.5}
+    options = {"method": "ppsd", "synthetic_drafter": drafter}
+    refused(engine(tiny_llama, speculative_config=options), "does not exist")
+
+
+def test_a_synthetic_drafter_with_a_wrong_field_is_refused(tiny_llama: Path):
+    drafter = {"record": "x", "acceptance": 2, "colour": "red"}
+    options = {"method": "ppsd", "synthetic_drafter": drafter}
+    refused(engine(tiny_llama, speculative_config=options), r"acceptance: .*colour: ")
+
+
+def test_unsupported_features_are_refused_together(tiny_llama: Path):
+    arguments = engine(tiny_llama, spec_method="ppsd", async_scheduling=True, scheduler_cls="x.Y")
+    with pytest.raises(PPSDConfigError) as error:
+        arguments.create_engine_config()
+    assert "async scheduling" in str(error.value)
+    assert "--scheduler-cls" in str(error.value)
+
+
+def test_the_head_in_the_model_folder_must_be_whole(tiny_llama: Path, tmp_path: Path):
+    broken = shutil.copytree(tiny_llama, tmp_path / "broken")
+    file = broken / "ppsd" / "config.json"
+    entry = json.loads(file.read_text())
+    entry["num_layres"] = 1
+    file.write_text(json.dumps(entry))
+    refused(engine(broken, speculative_config={"method": "ppsd"}), "num_layres")

@@ -1,0 +1,51 @@
+"""The demo model: shipped head, and the synthetic drafter at several acceptance rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import engine as e
+
+from vllm_ppsd.worker.synthetic import write_record
+
+pytestmark = pytest.mark.e2e
+
+TEXTS = ["Why is the sky blue?", "Write a haiku about rivers.", "What is 17 times 23?"]
+TOKENS = 40
+
+
+def prompts(llm) -> list[list[int]]:
+    tokenizer = llm.get_tokenizer()
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        for text in TEXTS
+    ]
+
+
+def test_output_is_bit_identical_at_any_acceptance_rate(demo_model: Path, tmp_path: Path):
+    record = tmp_path / "record.jsonl"
+    sampling = e.params(TOKENS)
+    options = {"kv_cache_memory_bytes": 2**27}
+    with e.engine(demo_model, ppsd=e.PLAIN, **options) as plain:
+        asked = prompts(plain)
+        expected = [e.generate(plain, prompt, sampling) for prompt in asked]
+    write_record(record, [(p, o.tokens) for p, o in zip(asked, expected, strict=True)])
+    drafter = {"record": str(record), "acceptance": 0.7}
+    # With a head named as well, the head runs and the record replaces its drafts.
+    ppsd = {"model": "ppsd", "synthetic_drafter": drafter}
+    with e.engine(demo_model, ppsd=ppsd, **options) as llm:
+        assert [e.generate(llm, prompt, sampling) for prompt in asked] == expected
+        e.assert_drafted(llm)
+        for acceptance in (0.0, 1.0):
+            before = e.counts(llm)
+            llm.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+            assert [e.generate(llm, prompt, sampling) for prompt in asked] == expected
+            after = e.counts(llm)
+            drafts, hits = after[0] - before[0], after[1] - before[1]
+            assert (drafts, hits) == (TOKENS * len(asked), acceptance * drafts)

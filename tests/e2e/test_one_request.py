@@ -1,0 +1,39 @@
+"""One request: output is bit-identical to the same engine's without PPSD, in bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import engine as e
+
+pytestmark = pytest.mark.e2e
+
+PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
+VARIANTS = {
+    "greedy": e.params(48),
+    "temperature": e.params(48, temperature=0.9, seed=7),
+    "unseeded": e.params(48, temperature=1.0),
+    "penalties": e.params(48, repetition_penalty=1.3, presence_penalty=0.5, min_tokens=8),
+    "min_p, bias": e.params(48, temperature=1.0, seed=3, min_p=0.05, logit_bias={9: 2.0}),
+    "one token": e.params(1),
+    "two tokens": e.params(2),
+    "stop": e.params(48, ignore_eos=False, stop_token_ids=list(range(0, 512, 17))),
+    "logprobs": e.params(24, logprobs=5, prompt_logprobs=1),
+}
+
+
+def run(llm) -> dict[str, list[e.Output]]:
+    return {
+        name: [e.generate(llm, prompt, sampling) for prompt in PROMPTS]
+        for name, sampling in VARIANTS.items()
+    }
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_output_is_bit_identical(tiny_llama: Path, stages: int):
+    with e.engine(tiny_llama, stages=stages, ppsd=e.PLAIN) as plain:
+        expected = run(plain)
+    with e.engine(tiny_llama, stages=stages, ppsd={}) as llm:
+        assert run(llm) == expected
+        e.assert_drafted(llm)
