@@ -68,7 +68,7 @@ def test_truncated_weights_are_refused(head: Path):
         ({"exit_layer": 6}, "exit_layer 6 is not before the last"),
         ({"draft_vocab_size": 9999}, "draft_vocab_size 9999 exceeds"),
         ({"draft_vocab_size": 16}, "misses the tensor draft_token_ids"),
-        ({"intermediate_size": 48}, r"mlp.up.weight has shape \(32, 64\), expected \(48, 64\)"),
+        ({"intermediate_size": 48}, r"mlp.up.weight has shape \(32, 128\), expected \(48, 128\)"),
     ],
 )
 def test_a_wrong_field_is_named(head: Path, changes: dict, match: str):
@@ -104,7 +104,7 @@ def test_an_existing_folder_is_not_overwritten(head: Path):
 def test_nothing_is_half_written(tiny_llama: Path, head: Path, tmp_path: Path):
     opened = ExitHeadFolder.open(head)
     with pytest.raises(ExitHeadError, match="misses the tensor"):
-        save(tmp_path / "new", opened.config, {"norm.weight": torch.zeros(64)})
+        save(tmp_path / "new", opened.config, {"norm.weight": torch.zeros(128)})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["head"]
 
 

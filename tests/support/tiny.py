@@ -37,8 +37,8 @@ def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bo
     torch.manual_seed(seed)
     config = config_class(
         vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=128,
+        intermediate_size=256,
         num_hidden_layers=NUM_LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
