@@ -22,8 +22,8 @@ PROMPTS = [
 ]
 
 
-# 40 blocks of 16 tokens hold about half of what the eight requests need.
-OPTIONS = {"dtype": "float32", "block_size": 16, "num_gpu_blocks_override": 40}
+# 16 blocks of 32 tokens hold about half of what the eight requests need.
+OPTIONS = {"dtype": "float32", "block_size": 32, "num_gpu_blocks_override": 16}
 
 
 def run(llm) -> list[e.Output]:
