@@ -27,8 +27,8 @@ def server(tiny_llama: Path, tmp_path: Path) -> Iterator[tuple[str, subprocess.P
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        str(Path(sys.executable).with_name("vllm")),
-        *("serve", str(tiny_llama), "--speculative-model", "ppsd"),
+        str(Path(sys.executable).with_name("vllm-ppsd")),
+        *("vllm", "serve", str(tiny_llama), "--speculative-model", "ppsd"),
         *("--pipeline-parallel-size", "2", "--enforce-eager", "--port", str(port)),
         *("--host", "127.0.0.1", "--served-model-name", NAME),
         *("--max-model-len", "256", "--kv-cache-memory-bytes", str(2**26)),

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd import __version__
+from vllm_ppsd.cli.launch import vllm_command_works
 from vllm_ppsd.config.support import VLLM_SERIES, installed_vllm
 
 State = Literal["ok", "note", "broken"]
@@ -71,6 +72,7 @@ def examine() -> Iterator[Finding]:
         )
         return
     yield _vllm(found)
+    yield _command(found[0])
     yield Finding("torch", "ok", _version("torch"))
     yield _plugin()
     yield from _hooks()
@@ -84,6 +86,17 @@ def _vllm(found: tuple[str, str]) -> Finding:
     if number.startswith(f"{VLLM_SERIES}."):
         return Finding("vLLM", "ok", f"{name} {number}")
     return Finding("vLLM", "broken", f"{name} {number}", f"pip install '{name}=={VLLM_SERIES}.*'")
+
+
+def _command(distribution: str) -> Finding:
+    if vllm_command_works():
+        return Finding("vllm command", "ok", "starts")
+    return Finding(
+        "vllm command",
+        "note",
+        f"does not start: it asks for a package named vllm, and this is {distribution}",
+        "vllm-ppsd vllm serve … instead of vllm serve …",
+    )
 
 
 def _plugin() -> Finding:

