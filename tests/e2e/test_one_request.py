@@ -11,14 +11,14 @@ pytestmark = pytest.mark.e2e
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
 VARIANTS = {
-    "greedy": e.params(48),
-    "temperature": e.params(48, temperature=0.9, seed=7),
-    "unseeded": e.params(48, temperature=1.0),
-    "penalties": e.params(48, repetition_penalty=1.3, presence_penalty=0.5, min_tokens=8),
-    "min_p, bias": e.params(48, temperature=1.0, seed=3, min_p=0.05, logit_bias={9: 2.0}),
+    "greedy": e.params(32),
+    "temperature": e.params(32, temperature=0.9, seed=7),
+    "unseeded": e.params(32, temperature=1.0),
+    "penalties": e.params(32, repetition_penalty=1.3, presence_penalty=0.5, min_tokens=8),
+    "min_p, bias": e.params(32, temperature=1.0, seed=3, min_p=0.05, logit_bias={9: 2.0}),
     "one token": e.params(1),
     "two tokens": e.params(2),
-    "stop": e.params(48, ignore_eos=False, stop_token_ids=list(range(0, 512, 17))),
+    "stop": e.params(32, ignore_eos=False, stop_token_ids=list(range(0, 512, 17))),
     "logprobs": e.params(24, logprobs=5, prompt_logprobs=1),
 }
 

@@ -26,7 +26,8 @@ def run(arguments: list[str]) -> int:
     """Run vLLM's command line with ``arguments`` in this process."""
     found = installed_vllm()
     if found is not None and not vllm_command_works():
-        _answer_for_vllm(found[1])
+        # vLLM also reads its platform from this version.
+        _answer_for_vllm(found[1] + "+cpu")
     from vllm.entrypoints.cli.main import main
 
     sys.argv = ["vllm", *arguments]
