@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="folder of the demo model")
     parser.add_argument("--layers", type=int, default=30, help="decoder layers of the model")
-    parser.add_argument("--exit-layer", type=int, default=19, help="layers on stage 0")
+    parser.add_argument("--exit-layer", type=int, default=17, help="layers on stage 0")
     parser.add_argument("--repeats", type=int, default=5, help="turns of every engine")
     parser.add_argument("--tokens", type=int, default=96, help="output tokens per prompt")
     parser.add_argument("--cores", default="0,1", help="one core per stage")
