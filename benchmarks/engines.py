@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from vllm import LLM, SamplingParams
+
+from vllm_ppsd.config.cpu_binding import CORES, PARTITION
+from vllm_ppsd.config.environment import environment
 
 COMMON: dict[str, Any] = {
     "max_model_len": 2048,
@@ -41,23 +42,12 @@ class Timed:
         return 1000 * self.decode_seconds / (len(self.tokens) - 1)
 
 
-@contextmanager
-def environment(**values: str | None) -> Any:
-    """Set (or, for None, unset) environment variables for engines started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    _apply(values)
-    try:
-        yield
-    finally:
-        _apply(before)
-
-
 def start(
     model: str, *, stages: int, cores: str, partition: Sequence[int] = (), **options: Any
 ) -> LLM:
     """Start an engine on ``cores`` (vLLM's notation) with ``stages`` pipeline ranks."""
     split = ",".join(map(str, partition)) or None
-    with environment(VLLM_CPU_OMP_THREADS_BIND=cores, VLLM_PP_LAYER_PARTITION=split):
+    with environment({CORES: cores, PARTITION: split}):
         return LLM(model, pipeline_parallel_size=stages, **(COMMON | options))
 
 
@@ -83,11 +73,3 @@ def draft_counts(llm: LLM) -> tuple[int, int]:
 def settle(seconds: float = 2.0) -> None:
     """Wait until the engine that ran last has stopped spinning on its queues."""
     time.sleep(seconds)
-
-
-def _apply(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from vllm.logger import init_logger
 
+from vllm_ppsd.config.environment import environment
 from vllm_ppsd.config.errors import PPSDConfigError
 
 logger = init_logger("vllm.plugins.ppsd")
@@ -57,13 +58,5 @@ def bound(stages: int, partition: Sequence[int]) -> Iterator[None]:
         CORES: deal(sorted(os.sched_getaffinity(0)), stages),
         PARTITION: ",".join(map(str, partition)),
     }
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
+    with environment(values):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
