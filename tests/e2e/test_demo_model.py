@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support import engine as e
 
+from benchmarks import engines
 from vllm_ppsd.worker.synthetic import write_record
 
 pytestmark = pytest.mark.e2e
@@ -16,16 +17,7 @@ TOKENS = 40
 
 
 def prompts(llm) -> list[list[int]]:
-    tokenizer = llm.get_tokenizer()
-    return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        for text in TEXTS
-    ]
+    return [engines.chat_prompt(llm, text) for text in TEXTS]
 
 
 def test_output_is_bit_identical_at_any_acceptance_rate(demo_model: Path, tmp_path: Path):
