@@ -26,6 +26,7 @@ from tqdm import tqdm
 from benchmarks import engines
 from benchmarks.engines import Timed
 from vllm_ppsd.config.support import installed_vllm
+from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.worker.synthetic import write_record
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"
@@ -41,11 +42,6 @@ def main() -> None:
     print(render(report))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def ideal_speedup(stages: int, alpha: float) -> float:
-    """Return n / (alpha + n(1 - alpha)): PPSD over a plain pipeline of n equal stages."""
-    return stages / (alpha + stages * (1 - alpha))
 
 
 def render(report: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.pipeline import SINGLE, ideal_speedup
+from benchmarks.pipeline import SINGLE
+from vllm_ppsd.speedup import ideal_speedup
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.pipeline import ideal_speedup, render
+from benchmarks.pipeline import render
+from vllm_ppsd.speedup import ideal_speedup
 
 
 def test_the_ideal_speedup_is_that_of_the_cost_model():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,9 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
         shapes["mlp.norm.weight"] = (hidden,)
         shapes["mlp.up.weight"] = (config.intermediate_size, hidden)
         shapes["mlp.down.weight"] = (hidden, config.intermediate_size)
+    if config.output_map:
+        shapes["map.weight"] = (hidden, hidden)
+        shapes["map.bias"] = (hidden,)
     if config.draft_vocab_size is not None:
         shapes["draft_token_ids"] = (config.draft_vocab_size,)
     return shapes
@@ -120,8 +123,16 @@ class ExitHeadFolder:
                 raise ExitHeadError(f"{weights} misses the tensors {prefix}*")
 
 
-def save(path: str | Path, config: ExitHeadConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+def save(
+    path: str | Path,
+    config: ExitHeadConfig,
+    tensors: Mapping[str, torch.Tensor],
+    beside: Iterable[Path] = (),
+) -> None:
     """Write a head so that the folder appears whole or not at all.
+
+    Args:
+        beside: files to copy into the folder, such as a model card.
 
     Raises:
         ExitHeadError: the folder exists already, or the tensors do not fit the config.
@@ -137,6 +148,8 @@ def save(path: str | Path, config: ExitHeadConfig, tensors: Mapping[str, torch.T
             {name: tensor.contiguous() for name, tensor in tensors.items()},
             str(staging / WEIGHTS_FILE),
         )
+        for file in beside:
+            shutil.copy(file, staging)
         staging.chmod(0o755)
         (staging / WEIGHTS_FILE).chmod(0o644)
         ExitHeadFolder.open(staging)

@@ -35,6 +35,7 @@ class ExitHeadConfig(BaseModel):
         exit_layer: number of decoder layers before the exit.
         num_layers: decoder layers of a ``transformer`` head, else 0.
         intermediate_size: width of an ``mlp`` head's hidden layer, else None.
+        output_map: whether an affine map stands between the head's norm and the LM head.
         draft_vocab_size: number of tokens the head can draft, or None for all.
     """
 
@@ -47,6 +48,7 @@ class ExitHeadConfig(BaseModel):
     exit_layer: int = Field(ge=1)
     num_layers: int = Field(default=0, ge=0)
     intermediate_size: int | None = Field(default=None, ge=1)
+    output_map: bool = False
     draft_vocab_size: int | None = Field(default=None, ge=1)
     target: Target
 

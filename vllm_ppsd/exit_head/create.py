@@ -39,45 +39,82 @@ def init_head(
     intermediate_size: int | None = None,
     draft_token_ids: list[int] | None = None,
 ) -> ExitHeadConfig:
-    """Write an untrained head.
-
-    The final norm is the target's own. An ``mlp`` head starts as the identity
-    (its output projection is zero); a ``transformer`` head starts from the
-    target's layers right behind the exit.
+    """Write an untrained head, of ``initial_tensors``.
 
     Raises:
         ExitHeadError: the target lacks what is needed, or ``output`` exists.
     """
-    folder = model_folder(model)
-    target = describe_target(folder)
-    hidden = target.hidden_size
-    config = ExitHeadConfig(
+    config = head_config(
+        describe_target(model_folder(model)),
+        exit_layer=exit_layer,
+        head_type=head_type,
+        num_layers=num_layers,
+        intermediate_size=intermediate_size,
+        draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
+    )
+    tensors = initial_tensors(model, config)
+    if draft_token_ids is not None:
+        tensors["draft_token_ids"] = torch.tensor(draft_token_ids, dtype=torch.int64)
+    save(output, config, tensors)
+    return config
+
+
+def head_config(
+    target: Target,
+    *,
+    exit_layer: int,
+    head_type: HeadType,
+    num_layers: int = 1,
+    intermediate_size: int | None = None,
+    output_map: bool = False,
+    draft_vocab_size: int | None = None,
+) -> ExitHeadConfig:
+    """Return the config of a head for ``target``; sizes that its type lacks are ignored."""
+    return ExitHeadConfig(
         head_type=head_type,
         exit_layer=exit_layer,
         num_layers=num_layers if head_type == "transformer" else 0,
-        intermediate_size=(intermediate_size or 2 * hidden) if head_type == "mlp" else None,
-        draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
+        intermediate_size=(
+            (intermediate_size or 2 * target.hidden_size) if head_type == "mlp" else None
+        ),
+        output_map=output_map,
+        draft_vocab_size=draft_vocab_size,
         target=target,
     )
+
+
+def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tensor]:
+    """Return the weights that an untrained head starts from.
+
+    The final norm is the target's own, the output map the identity. An ``mlp`` head
+    starts as the identity (its output projection is zero); a ``transformer`` head
+    starts from the target's layers right behind the exit.
+
+    Raises:
+        ExitHeadError: the target holds no final norm.
+    """
+    folder = model_folder(model)
+    hidden = config.target.hidden_size
     norm = _read(folder, lambda name: name == FINAL_NORM)
     if FINAL_NORM not in norm:
         raise ExitHeadError(f"the target {folder} holds no tensor {FINAL_NORM}")
     tensors = {"norm.weight": norm[FINAL_NORM]}
+    dtype = tensors["norm.weight"].dtype
+    if config.output_map:
+        tensors["map.weight"] = torch.eye(hidden, dtype=dtype)
+        tensors["map.bias"] = torch.zeros(hidden, dtype=dtype)
     if config.intermediate_size is not None:
-        dtype = tensors["norm.weight"].dtype
         generator = torch.Generator().manual_seed(0)
         up = torch.randn(config.intermediate_size, hidden, generator=generator) / hidden**0.5
         tensors["mlp.norm.weight"] = torch.ones(hidden, dtype=dtype)
         tensors["mlp.up.weight"] = up.to(dtype)
         tensors["mlp.down.weight"] = torch.zeros(hidden, config.intermediate_size, dtype=dtype)
     for index in range(config.num_layers):
-        source = f"model.layers.{min(exit_layer + index, target.num_hidden_layers - 1)}."
+        number = min(config.exit_layer + index, config.target.num_hidden_layers - 1)
+        source = f"model.layers.{number}."
         layer = _read(folder, partial(_startswith, source))
         tensors |= {f"layers.{index}.{name[len(source) :]}": t for name, t in layer.items()}
-    if draft_token_ids is not None:
-        tensors["draft_token_ids"] = torch.tensor(draft_token_ids, dtype=torch.int64)
-    save(output, config, tensors)
-    return config
+    return tensors
 
 
 def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:

@@ -75,6 +75,9 @@ class ExitHead(nn.Module):
                 config.target.hidden_size, config.intermediate_size, text_config.rms_norm_eps
             )
         self.norm = RMSNorm(config.target.hidden_size, eps=text_config.rms_norm_eps)
+        self.map: ReplicatedLinear | None = None
+        if config.output_map:
+            self.map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
         self.draft_token_ids: nn.Parameter | None = None
         if config.draft_vocab_size is not None:
             self.draft_token_ids = nn.Parameter(
@@ -128,7 +131,10 @@ class ExitHead(nn.Module):
         state = state[rows]
         if self.mlp is not None:
             state = self.mlp(state)
-        logits: torch.Tensor = self._logits(self._lm_head[0], self.norm(state))
+        state = self.norm(state)
+        if self.map is not None:
+            state, _ = self.map(state)
+        logits: torch.Tensor = self._logits(self._lm_head[0], state)
         return logits
 
 

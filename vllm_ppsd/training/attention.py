@@ -1,0 +1,99 @@
+"""Attention over packed sequences: causal within each document, none across.
+
+Registered with transformers under ``PACKED``, so that the target's own layer
+classes use it; a call passes the documents' lengths as ``packed_lengths``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED = "ppsd_packed"
+
+
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Attend within documents that lie one behind the other.
+
+    On CUDA with xformers installed, one call with its ``BlockDiagonalCausalMask``;
+    elsewhere one causal call of PyTorch's attention per document, which is the same
+    mask without the work on its empty blocks.
+
+    Args:
+        query: [1, heads, tokens, head size].
+        key: [1, key/value heads, tokens, head size].
+        value: as ``key``.
+        lengths: tokens per document; their sum is ``tokens``.
+        scale: of the scores; None for one over the root of the head size.
+
+    Returns:
+        [1, tokens, heads, head size].
+    """
+    if query.is_cuda and find_spec("xformers") is not None:
+        return _xformers(query, key, value, lengths, scale)
+    documents = [
+        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        for q, k, v in zip(
+            *(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True
+        )
+    ]
+    return torch.cat(documents, dim=2).transpose(1, 2)
+
+
+def block_diagonal_causal_mask(lengths: Sequence[int]) -> torch.Tensor:
+    """Return the mask as a matrix, bool [tokens, tokens]; True where a row attends."""
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    same = document[:, None] == document[None, :]
+    return same & torch.ones_like(same).tril()
+
+
+def _xformers(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    scale: float | None,
+) -> torch.Tensor:
+    from xformers.ops import memory_efficient_attention
+    from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask
+
+    groups = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    rows = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    mask = BlockDiagonalCausalMask.from_seqlens(list(lengths))
+    attended: torch.Tensor = memory_efficient_attention(*rows, attn_bias=mask, scale=scale)
+    return attended
+
+
+def _forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    packed_lengths: Sequence[int] = (),
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface."""
+    if sliding_window is not None and max(packed_lengths) > sliding_window:
+        raise NotImplementedError(
+            f"a document of {max(packed_lengths)} tokens exceeds the target's sliding window "
+            f"of {sliding_window}; shorten max_prompt_tokens or max_tokens in the recipe"
+        )
+    return packed_attention(query, key, value, packed_lengths, scaling), None
+
+
+AttentionInterface.register(PACKED, _forward)

@@ -1,0 +1,88 @@
+"""Build a trainable head from the target's weights or from a head on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.create import initial_tensors
+from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.training.attention import PACKED
+from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.head import TrainableHead
+from vllm_ppsd.training.loss import DraftVocabulary
+
+LM_HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+DRAFT_TOKENS = "draft_token_ids"
+
+
+def untrained(
+    model: str, config: ExitHeadConfig, draft_token_ids: torch.Tensor | None
+) -> tuple[TrainableHead, DraftVocabulary]:
+    """Return a head that starts from the target's own weights."""
+    return _build(model, config, initial_tensors(model, config), draft_token_ids)
+
+
+def trained(folder: ExitHeadFolder, model: str) -> tuple[TrainableHead, DraftVocabulary]:
+    """Return the head in ``folder``.
+
+    Raises:
+        ExitHeadError: it was made for another model.
+    """
+    folder.check_target(model)
+    tensors = folder.tensors()
+    return _build(model, folder.config, tensors, tensors.pop(DRAFT_TOKENS, None))
+
+
+def checkpoint_tensors(head: TrainableHead, vocabulary: DraftVocabulary) -> dict[str, torch.Tensor]:
+    """Return what an exit-head folder holds: bfloat16 weights and the draft vocabulary."""
+    tensors = {name: t.detach().cpu().bfloat16() for name, t in head.state_dict().items()}
+    if vocabulary.token_ids is not None:
+        tensors[DRAFT_TOKENS] = vocabulary.token_ids.cpu()
+    return tensors
+
+
+def read_lm_head(model: str) -> torch.Tensor:
+    """Return the target's LM head, [vocabulary, hidden], from its safetensors.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    folder = model_folder(model)
+    tied = AutoConfig.from_pretrained(folder).tie_word_embeddings
+    name = EMBEDDING if tied else LM_HEAD
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            if name in file.keys():
+                tensor: torch.Tensor = file.get_tensor(name)
+                return tensor
+    raise TrainingError(f"{folder} holds no tensor {name}")
+
+
+def _build(
+    model: str,
+    config: ExitHeadConfig,
+    tensors: Mapping[str, torch.Tensor],
+    draft_token_ids: torch.Tensor | None,
+) -> tuple[TrainableHead, DraftVocabulary]:
+    model_config = AutoConfig.from_pretrained(Path(model_folder(model)))
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(model_config, attn_implementation=PACKED)
+    lm_head = read_lm_head(model)[: config.target.vocab_size]
+    if draft_token_ids is not None:
+        lm_head = lm_head[draft_token_ids]
+    head = TrainableHead(
+        config,
+        model_config,
+        type(skeleton.model.layers[0]),
+        type(skeleton.model.rotary_emb),
+        lm_head,
+    )
+    head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return head, DraftVocabulary(draft_token_ids, config.target.vocab_size)

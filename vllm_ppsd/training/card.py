@@ -1,0 +1,49 @@
+"""The model card beside a head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.training.recipe import Recipe
+from vllm_ppsd.training.validation import POSITIONS, Validation
+
+
+def write_card(
+    path: Path,
+    recipe: Recipe,
+    config: ExitHeadConfig,
+    found: Validation,
+    origin: dict[str, Any],
+    stages: int,
+) -> None:
+    """Write ``README.md`` for a head: what it is, how good, made how."""
+    vocabulary = config.draft_vocab_size or config.target.vocab_size
+    ends = [*(f"{end - 1}" for end in POSITIONS[1:]), "on"]
+    buckets = "\n".join(
+        f"| {start} to {end} | {share:.3f} |"
+        for start, end, share in zip(POSITIONS, ends, found.by_position, strict=True)
+    )
+    layers = f" with {config.num_layers} decoder layer(s)" if config.num_layers else ""
+    path.write_text(f"""# Exit head behind layer {config.exit_layer}
+
+A {config.head_type} head{layers} for {Path(recipe.model).name}
+({config.target.architecture}, {config.target.num_hidden_layers} layers), drafting
+{vocabulary} of {config.target.vocab_size} tokens. It fits that model only
+(`{config.target.fingerprint}`).
+
+Acceptance on {found.rows} held-out tokens: **{found.acceptance:.3f}** (share of drafts that are the
+next token of the target's own text, greedy and sampled as trained); agreement with the target's
+argmax {found.agreement:.3f}; expected speedup {ideal_speedup(stages, found.acceptance):.2f} over
+a plain pipeline of {stages} equal stages.
+
+| answer position | acceptance |
+| --- | --- |
+{buckets}
+
+Trained by self-distillation on {origin["answer_tokens"]} tokens that the target wrote in
+{origin["documents"]} answers. Recipe: `recipe.yaml`; command, versions and hashes of the data:
+`origin.json`; log: `log.jsonl`; curves: `curves.png`.
+""")

@@ -1,0 +1,181 @@
+"""The cached states as packed training batches."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.states import TARGET, exit_name
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed documents.
+
+    Attributes:
+        states: [tokens, hidden], bfloat16.
+        lengths: tokens per document.
+        rows: int64 [rows], positions in ``states`` that are trained on.
+        offsets: int64 [rows], which answer token of its document a row drafts, from 0.
+        next: int64 [rows], the token that follows.
+        top_ids: int64 [rows, k], the target's most probable tokens, best first.
+        top_logprobs: float32 [rows, k].
+        final: [rows, hidden] bfloat16, the LM head's input, if asked for.
+    """
+
+    states: torch.Tensor
+    lengths: tuple[int, ...]
+    rows: torch.Tensor
+    offsets: torch.Tensor
+    next: torch.Tensor
+    top_ids: torch.Tensor
+    top_logprobs: torch.Tensor
+    final: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        moved = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in self.__dict__.items()
+        }
+        return Batch(**moved)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A document's place in its shard: tokens from, to; rows from, to."""
+
+    shard: int
+    source: str
+    start: int
+    end: int
+    first_row: int
+    last_row: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+class StateSet:
+    """Documents of cached states, read from disk when they are needed.
+
+    Args:
+        folder: ``work/states``.
+        exit_layer: whose states are the input.
+
+    Raises:
+        TrainingError: there are no states for this exit layer.
+    """
+
+    def __init__(self, folder: Path, exit_layer: int) -> None:
+        self._files: list[tuple[Any, Any]] = []
+        self.documents: list[Place] = []
+        for path in sorted((folder / TARGET).glob("*.safetensors")):
+            states = folder / exit_name(exit_layer) / path.name
+            if not states.is_file():
+                raise TrainingError(
+                    f"{states} is missing: the states of exit layer {exit_layer} are not cached"
+                )
+            file: Any = safe_open(str(path), framework="pt")
+            self.documents += _places(len(self._files), file)
+            self._files.append((file, safe_open(str(states), framework="pt")))
+        if not self.documents:
+            raise TrainingError(f"{folder} holds no states; cache them first")
+
+    def split(self, held_out: int, seed: int) -> tuple[list[Place], list[Place]]:
+        """Return (training, validation) documents; ``held_out`` of the latter.
+
+        Raises:
+            TrainingError: nothing would be left to train on.
+        """
+        if held_out >= len(self.documents):
+            raise TrainingError(
+                f"{held_out} validation documents leave none of {len(self.documents)} to train "
+                "on; lower validation_documents or use more prompts"
+            )
+        order = list(self.documents)
+        random.Random(seed).shuffle(order)
+        return order[held_out:], order[:held_out]
+
+    def batch(self, documents: Sequence[Place], final: bool = False) -> Batch:
+        """Pack documents into one batch."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        offset = 0
+        for place in documents:
+            file, exits = self._files[place.shard]
+
+            def rows_of(name: str, file: Any = file, place: Place = place) -> torch.Tensor:
+                read: torch.Tensor = file.get_slice(name)[place.first_row : place.last_row]
+                return read
+
+            rows = rows_of("rows").long() - place.start
+            found = {
+                "states": exits.get_slice("states")[place.start : place.end],
+                "rows": rows + offset,
+                "offsets": rows - rows[0],
+                "next": rows_of("next").long(),
+                "top_ids": rows_of("top_ids").long(),
+                "top_logprobs": rows_of("top_logprobs").float(),
+            }
+            if final:
+                found["final"] = rows_of("final")
+            for name, tensor in found.items():
+                parts.setdefault(name, []).append(tensor)
+            offset += place.length
+        tensors = {name: torch.cat(pieces) for name, pieces in parts.items()}
+        return Batch(lengths=tuple(place.length for place in documents), **tensors)
+
+    def next_tokens(self, documents: Sequence[Place]) -> torch.Tensor:
+        """Return the answer tokens of all ``documents``, int64."""
+        return torch.cat(
+            [
+                self._files[d.shard][0].get_slice("next")[d.first_row : d.last_row].long()
+                for d in documents
+            ]
+        )
+
+
+def pack(
+    documents: Sequence[Place], batch_tokens: int, rng: random.Random | None = None
+) -> Iterator[list[Place]]:
+    """Yield batches of documents of at most ``batch_tokens`` (or one document).
+
+    Args:
+        rng: shuffles the documents first; None keeps their order.
+    """
+    order = list(documents)
+    if rng is not None:
+        rng.shuffle(order)
+    batch: list[Place] = []
+    total = 0
+    for document in order:
+        if batch and total + document.length > batch_tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(document)
+        total += document.length
+    if batch:
+        yield batch
+
+
+def _places(shard: int, file: Any) -> list[Place]:
+    sources = json.loads(file.metadata()["sources"])
+    lengths = file.get_tensor("lengths").tolist()
+    rows = file.get_tensor("rows")
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    edges = torch.searchsorted(rows.long(), starts).tolist()
+    bounds = starts.tolist()
+    return [
+        Place(shard, sources[i], bounds[i], bounds[i + 1], edges[i], edges[i + 1])
+        for i in range(len(lengths))
+        if edges[i + 1] > edges[i]
+    ]

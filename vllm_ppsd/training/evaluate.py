@@ -1,0 +1,110 @@
+"""Acceptance of heads on prompt sets, on greedy text that the target writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.training.build import trained
+from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.generate import generate
+from vllm_ppsd.training.recipe import Cache, Generation, Recipe
+from vllm_ppsd.training.states import cache_states
+from vllm_ppsd.training.target import compute_dtype
+from vllm_ppsd.training.validation import Validation, validate
+
+OVERALL = "overall"
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One head on one prompt set (or on all, ``OVERALL``)."""
+
+    head: str
+    exit_layer: int
+    prompts: str
+    found: Validation
+
+
+def evaluate(
+    heads: Sequence[Path],
+    model: str,
+    prompts: Sequence[str],
+    work: Path,
+    device: torch.device,
+    max_tokens: int,
+) -> list[Evaluation]:
+    """Return the acceptance of every head on every prompt set.
+
+    Args:
+        heads: exit-head folders.
+        prompts: JSONL files or folders of them; a file is a set.
+        work: folder for the text and states, kept for another evaluation.
+        max_tokens: answer tokens per prompt at most.
+
+    Raises:
+        PPSDConfigError: a head is broken or made for another model, or a prompt
+            file is wrong.
+    """
+    folders = [ExitHeadFolder.open(path) for path in heads]
+    for folder in folders:
+        folder.check_target(model)
+    recipe = Recipe(
+        model=model,
+        exit_layer=folders[0].config.exit_layer,
+        data=tuple(prompts),
+        generation=Generation(temperatures=(0.0,), max_prompt_tokens=1024, max_tokens=max_tokens),
+    )
+    generate(recipe, work, device)
+    exits = sorted({folder.config.exit_layer for folder in folders})
+    cache_states(model, Cache(), exits, work, device)
+    rows: list[Evaluation] = []
+    for folder in folders:
+        states = StateSet(work / "states", folder.config.exit_layer)
+        head, vocabulary = trained(folder, model)
+        head.to(device)
+        sources = sorted({place.source for place in states.documents})
+        for source in [*sources, OVERALL]:
+            wanted = [d for d in states.documents if source in (d.source, OVERALL)]
+            with (
+                Console().status(f"{folder.path.name} on {source}"),
+                torch.autocast(
+                    device.type, torch.bfloat16, enabled=compute_dtype(device) == torch.bfloat16
+                ),
+            ):
+                found = validate(
+                    head,
+                    (states.batch(p).to(device) for p in pack(wanted, BATCH_TOKENS)),
+                    vocabulary,
+                )
+            rows.append(Evaluation(folder.path.name, folder.config.exit_layer, source, found))
+    return rows
+
+
+def print_evaluations(rows: Sequence[Evaluation], stages: int) -> None:
+    """Print one line per head and prompt set."""
+    table = Table(
+        "head", "exit layer", "prompts", "tokens", "acceptance", f"speedup at {stages} stages"
+    )
+    for row in rows:
+        table.add_row(
+            row.head,
+            str(row.exit_layer),
+            row.prompts,
+            str(row.found.rows),
+            f"{row.found.acceptance:.3f}",
+            f"{ideal_speedup(stages, row.found.acceptance):.2f}",
+            end_section=row.prompts == OVERALL,
+        )
+    Console().print(table)
+    Console().print(
+        "speedup over a plain pipeline of equal stages, n / (α + n(1 - α)); greedy text"
+    )

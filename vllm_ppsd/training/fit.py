@@ -1,0 +1,264 @@
+"""Step 3: fit a head to cached states."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.training.dataset import Batch, StateSet, pack
+from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.head import TrainableHead
+from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
+from vllm_ppsd.training.progress import Bar, progress
+from vllm_ppsd.training.recipe import Optimisation
+from vllm_ppsd.training.shards import write_whole
+from vllm_ppsd.training.validation import Validation, validate
+
+LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
+LOG_EVERY = 20
+"""Steps between two lines of the log."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in the last checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float = 0.0
+    loss: list[float] = field(default_factory=list)
+
+
+class Fit:
+    """One training run over the documents of a ``StateSet``.
+
+    Args:
+        head: with its starting weights.
+        states: the documents.
+        vocabulary: what the head can draft.
+        settings: the recipe's optimisation.
+        folder: for checkpoints and the log.
+        accelerator: decides device, precision and processes.
+        stages: pipeline stages that the expected speedup is shown for.
+    """
+
+    def __init__(
+        self,
+        head: TrainableHead,
+        states: StateSet,
+        vocabulary: DraftVocabulary,
+        settings: Optimisation,
+        folder: Path,
+        accelerator: Accelerator,
+        stages: int,
+    ) -> None:
+        self._states, self._vocabulary, self._settings = states, vocabulary, settings
+        self._folder, self._accelerator, self._stages = folder, accelerator, stages
+        self._training, self._held_out = states.split(settings.validation_documents, settings.seed)
+        self._steps = self._count_steps()
+        optimiser = torch.optim.AdamW(
+            _groups(head, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95)
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        self._head, self._optimiser = accelerator.prepare(head, optimiser)
+        self._average = (
+            {name: tensor.clone() for name, tensor in self._bare.state_dict().items()}
+            if settings.ema
+            else None
+        )
+        self._at = Progress()
+
+    @property
+    def _bare(self) -> TrainableHead:
+        head: TrainableHead = self._accelerator.unwrap_model(self._head)
+        return head
+
+    def run(self) -> Validation:
+        """Train to the end, from the last checkpoint if there is one.
+
+        Returns:
+            The validation of the best weights, which the head then holds.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self._head.train()
+        if self._at.step == 0:
+            self._validate()
+        with progress("training steps") as bar:
+            started = time.monotonic() - self._at.seconds
+            for batch in self._batches():
+                self._step(batch)
+                self._at.seconds = time.monotonic() - started
+                self._show(bar)
+                last = self._at.step == self._steps
+                if self._at.step % self._settings.validate_every == 0 or last:
+                    self._validate()
+                    self._save()
+        best = torch.load(self._folder / BEST, weights_only=True)
+        self._bare.load_state_dict(best)
+        return self._validation()
+
+    def _step(self, batch: Batch) -> None:
+        settings = self._settings
+        with self._accelerator.autocast():
+            logits = self._head(batch.states, batch.lengths, batch.rows)
+        loss = distillation_loss(
+            logits, batch, self._vocabulary, settings.kl_weight, settings.ce_weight
+        )
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self._at.step}; lower the learning rate"
+            )
+        self._accelerator.backward(loss)
+        self._accelerator.clip_grad_norm_(self._head.parameters(), settings.clip)
+        self._optimiser.step()
+        self._schedule.step()
+        self._optimiser.zero_grad()
+        self._at.step += 1
+        self._at.tokens += sum(batch.lengths) * self._accelerator.num_processes
+        self._at.loss = [*self._at.loss[-99:], loss.item()]
+        if self._average is not None:
+            with torch.no_grad():
+                for name, tensor in self._bare.state_dict().items():
+                    self._average[name].lerp_(tensor, 1 - settings.ema)
+        if self._at.step % LOG_EVERY == 0:
+            self._log({"loss": sum(self._at.loss[-LOG_EVERY:]) / LOG_EVERY})
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's batches from the current step on."""
+        done = 0
+        rank, size = self._accelerator.process_index, self._accelerator.num_processes
+        for epoch in range(math.ceil(self._settings.epochs)):
+            packs = self._epoch(epoch)
+            for first in range(0, len(packs) - size + 1, size):
+                done += 1
+                if done <= self._at.step:
+                    continue
+                if done > self._steps:
+                    return
+                yield self._states.batch(packs[first + rank]).to(self._accelerator.device)
+
+    def _epoch(self, epoch: int) -> list[Any]:
+        rng = random.Random(self._settings.seed * 1000 + epoch)
+        return list(pack(self._training, self._settings.batch_tokens, rng))
+
+    def _count_steps(self) -> int:
+        size = self._accelerator.num_processes
+        whole = math.ceil(self._settings.epochs)
+        per_epoch = [len(self._epoch(epoch)) // size for epoch in range(whole)]
+        return max(1, int(sum(per_epoch) * self._settings.epochs / whole))
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to a tenth."""
+        warmup = max(1, int(self._settings.warmup * self._steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        share = (step - warmup) / max(1, self._steps - warmup)
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    def _validation(self) -> Validation:
+        device = self._accelerator.device
+        batches = (
+            self._states.batch(places).to(device)
+            for places in pack(self._held_out, self._settings.batch_tokens)
+        )
+        return validate(
+            self._bare,
+            batches,
+            self._vocabulary,
+            self._settings.kl_weight,
+            self._settings.ce_weight,
+        )
+
+    def _validate(self) -> None:
+        """Validate, log, and keep the weights if they are the best so far."""
+        current = {name: t.clone() for name, t in self._bare.state_dict().items()}
+        if self._average is not None:
+            self._bare.load_state_dict(self._average)
+        found = self._validation()
+        self._log({"validation": asdict(found)})
+        if found.acceptance >= self._at.best:
+            self._at.best = found.acceptance
+            weights = {name: tensor.cpu() for name, tensor in self._bare.state_dict().items()}
+            self._write(BEST, weights)
+        self._bare.load_state_dict(current)
+
+    def _show(self, bar: Bar) -> None:
+        at = self._at
+        bar.to(
+            at.step,
+            self._steps,
+            f"loss {sum(at.loss) / len(at.loss):.3f} · acceptance {at.best:.3f} "
+            f"(speedup at {self._stages} stages "
+            f"{ideal_speedup(self._stages, at.best):.2f}) · "
+            f"{at.tokens / max(at.seconds, 1e-9):.0f} tokens/s",
+        )
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        if not self._accelerator.is_main_process:
+            return
+        rate = self._schedule.get_last_lr()[0]
+        line = {
+            "step": self._at.step,
+            "steps": self._steps,
+            "tokens": self._at.tokens,
+            "seconds": round(self._at.seconds, 1),
+            "learning_rate": rate,
+            **figures,
+        }
+        with (self._folder / LOG).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        state = {
+            "head": self._bare.state_dict(),
+            "average": self._average,
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "at": asdict(self._at),
+        }
+        self._write(LAST, state)
+
+    def _write(self, name: str, state: Any) -> None:
+        if self._accelerator.is_main_process:
+            write_whole(self._folder / name, lambda path: torch.save(state, path))
+
+    def _resume(self) -> None:
+        last = self._folder / LAST
+        if not last.is_file():
+            (self._folder / LOG).unlink(missing_ok=True)
+            return
+        state = torch.load(last, weights_only=True, map_location=self._accelerator.device)
+        self._bare.load_state_dict(state["head"])
+        self._average = state["average"]
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._at = Progress(**state["at"])
+        _cut_log(self._folder / LOG, self._at.step)
+
+
+def _groups(head: TrainableHead, weight_decay: float) -> list[dict[str, Any]]:
+    """Return parameter groups: no weight decay on norms and biases."""
+    trained = [p for p in head.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Forget lines of steps that the last checkpoint does not hold."""
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,127 @@
+"""The exit head in transformers layers: what is trained.
+
+Its parameters carry the names of the checkpoint (see
+``vllm_ppsd.exit_head.checkpoint``), and its logits on given states are those of
+the serving module ``vllm_ppsd.exit_head.module.ExitHead``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.training.attention import PACKED
+from vllm_ppsd.training.target import positions
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) * weight``, in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self._eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.rms_norm(x.float(), x.shape[-1:], self.weight, self._eps)
+
+
+class ResidualMLP(nn.Module):
+    """``x + down(silu(up(norm(x))))``."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, eps: float) -> None:
+        super().__init__()
+        self.norm = RMSNorm(hidden_size, eps)
+        self.up = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.down(nn.functional.silu(self.up(self.norm(x))))
+        return out
+
+
+class TrainableHead(nn.Module):
+    """An exit head over cached states.
+
+    Args:
+        config: the head's config.
+        model_config: the target's transformers config.
+        layer_class: the target's decoder layer class.
+        rotary_class: the target's rotary embedding class.
+        lm_head: the LM head's rows for the draft vocabulary, [V', hidden]; frozen.
+    """
+
+    def __init__(
+        self,
+        config: ExitHeadConfig,
+        model_config: Any,
+        layer_class: type[nn.Module],
+        rotary_class: type[nn.Module],
+        lm_head: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        hidden, eps = config.target.hidden_size, model_config.rms_norm_eps
+        layer_config = copy.deepcopy(model_config)
+        layer_config._attn_implementation = PACKED
+        last = config.target.num_hidden_layers - 1
+        self.config = config
+        self.layers = nn.ModuleList(
+            # The number decides the kind of attention; see initial_tensors.
+            layer_class(layer_config, min(config.exit_layer + i, last))
+            for i in range(config.num_layers)
+        )
+        self.mlp: ResidualMLP | None = None
+        if config.intermediate_size is not None:
+            self.mlp = ResidualMLP(hidden, config.intermediate_size, eps)
+        self.norm = RMSNorm(hidden, eps)
+        self.map = nn.Linear(hidden, hidden) if config.output_map else None
+        # Neither is part of the checkpoint.
+        self._rotary = [rotary_class(layer_config)]
+        self.register_buffer("lm_head", lm_head.detach().float(), persistent=False)
+
+    def features(
+        self, states: torch.Tensor, lengths: Sequence[int], rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the output map (or the LM head, without one) reads.
+
+        Args:
+            states: [tokens, hidden], packed exit states.
+            lengths: tokens per document.
+            rows: int64 [rows], tokens to draft behind.
+
+        Returns:
+            [rows, hidden], float32.
+        """
+        hidden = states.float()
+        if self.layers:
+            place = positions(lengths).to(states.device)[None]
+            rotary = self._rotary[0].to(states.device)(hidden[None], place)
+            packed = hidden[None]
+            for layer in self.layers:
+                output = layer(
+                    packed,
+                    position_ids=place,
+                    position_embeddings=rotary,
+                    packed_lengths=tuple(lengths),
+                )
+                packed = output[0] if isinstance(output, tuple) else output
+            hidden = packed[0]
+        hidden = hidden[rows]
+        if self.mlp is not None:
+            hidden = self.mlp(hidden)
+        features: torch.Tensor = self.norm(hidden)
+        return features
+
+    def forward(
+        self, states: torch.Tensor, lengths: Sequence[int], rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return [rows, draft vocabulary] logits; arguments as in ``features``."""
+        x = self.features(states, lengths, rows)
+        if self.map is not None:
+            x = self.map(x)
+        return x @ self.lm_head.T.to(x.dtype)

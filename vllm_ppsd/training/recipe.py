@@ -1,0 +1,137 @@
+"""A training recipe: everything that decides what a head becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from vllm_ppsd.exit_head.config import HeadType
+from vllm_ppsd.training.errors import TrainingError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generation(_Part):
+    """How the target writes the training text.
+
+    Attributes:
+        temperatures: prompts take turns with these; 0 is greedy.
+        max_prompt_tokens: longer prompts are left out (and counted).
+        max_tokens: answer tokens per prompt at most.
+        max_num_seqs: requests that vLLM decodes at once.
+        prompts_per_shard: prompts between two points at which a killed run resumes.
+        samples: answers per prompt.
+    """
+
+    temperatures: tuple[float, ...] = (0.0, 0.7)
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
+    max_num_seqs: int = Field(default=64, ge=1)
+    prompts_per_shard: int = Field(default=256, ge=1)
+    samples: int = Field(default=1, ge=1)
+    seed: int = 0
+
+    @field_validator("temperatures")
+    @classmethod
+    def _some(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) < 0:
+            raise ValueError("needs at least one temperature, none negative")
+        return value
+
+
+class Cache(_Part):
+    """What is kept of the target's pass over the text.
+
+    Attributes:
+        top_k: most probable next tokens kept per trained position, with their
+            log-probabilities.
+        batch_tokens: tokens in one pass of the target.
+    """
+
+    top_k: int = Field(default=16, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
+
+
+class Optimisation(_Part):
+    """How the head is fitted.
+
+    Attributes:
+        epochs: passes over the training text.
+        batch_tokens: tokens (prompt and answer) in one packed batch.
+        learning_rate: peak of the cosine schedule.
+        warmup: share of the steps with a rising learning rate.
+        kl_weight: weight of the divergence from the target's top-k distribution.
+        ce_weight: weight of the cross-entropy on the target's argmax.
+        ema: decay of an average of the weights, which is then validated and kept;
+            0 for none.
+        validation_documents: documents held out from training.
+        validate_every: steps between two validations.
+        precision: ``auto`` computes in bfloat16 where the device does so natively;
+            master weights are float32 always.
+    """
+
+    epochs: float = Field(default=3, gt=0)
+    batch_tokens: int = Field(default=2048, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.03, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0)
+    kl_weight: float = Field(default=1.0, ge=0)
+    ce_weight: float = Field(default=0.0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    validation_documents: int = Field(default=128, ge=1)
+    validate_every: int = Field(default=200, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = 0
+
+
+class Recipe(_Part):
+    """A head to train.
+
+    Attributes:
+        model: the target, a folder or a name on the hub.
+        data: JSONL files of prompts (see ``vllm_ppsd.training.prompts``).
+        text: files of plain text, learned from as they are.
+        output_map: put an affine map between the head's norm and the LM head,
+            fitted by ridge regression before training.
+        draft_vocab_size: tokens the head can draft, the most frequent ones in the
+            training text; None for all.
+    """
+
+    model: str
+    exit_layer: int = Field(ge=1)
+    head: HeadType = "transformer"
+    layers: int = Field(default=1, ge=1)
+    intermediate_size: int | None = Field(default=None, ge=1)
+    output_map: bool = True
+    draft_vocab_size: int | None = Field(default=None, ge=1)
+    data: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    generation: Generation = Generation()
+    cache: Cache = Cache()
+    optimisation: Optimisation = Optimisation()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a YAML recipe.
+
+    Raises:
+        TrainingError: names the file and the field that is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainingError(f"the recipe {path} cannot be read: {error}") from None
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise TrainingError(f"{path}: {problems}") from None

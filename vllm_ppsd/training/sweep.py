@@ -1,0 +1,102 @@
+"""Acceptance and expected speedup against the exit layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.training.distill import fit
+from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.generate import generate
+from vllm_ppsd.training.recipe import Recipe
+from vllm_ppsd.training.states import cache_states
+from vllm_ppsd.training.target import check_exit_layer
+from vllm_ppsd.training.validation import Validation
+
+
+def sweep(
+    recipe: Recipe,
+    exits: Sequence[int],
+    work: Path,
+    output: Path,
+    device: torch.device,
+    stages: int,
+    command: str,
+) -> dict[int, Validation]:
+    """Train one head per exit layer on the same text; write them below ``output``.
+
+    Heads that are there already are kept, with the result noted in ``sweep.json``.
+
+    Raises:
+        TrainingError: an exit layer is out of range, or the recipe is wrong.
+    """
+    if not exits:
+        raise TrainingError("name at least one exit layer")
+    for exit_layer in exits:
+        check_exit_layer(recipe.model, exit_layer)
+    output.mkdir(parents=True, exist_ok=True)
+    generate(recipe, work, device)
+    cache_states(recipe.model, recipe.cache, exits, work, device)
+    notes = output / "sweep.json"
+    done = json.loads(notes.read_text()) if notes.is_file() else {}
+    for exit_layer in exits:
+        head = output / f"exit-{exit_layer}"
+        if str(exit_layer) in done and head.is_dir():
+            continue
+        chosen = recipe.model_copy(update={"exit_layer": exit_layer})
+        found = fit(chosen, work, head, device, stages, command)
+        done[str(exit_layer)] = asdict(found)
+        notes.write_text(json.dumps(done, indent=2))
+    results = {e: Validation(**done[str(e)]) for e in exits}
+    _print(results, stages)
+    _draw(results, stages, output / "sweep.png")
+    return results
+
+
+def _print(results: dict[int, Validation], stages: int) -> None:
+    table = Table("exit layer", "acceptance", "agreement", f"speedup at {stages} stages")
+    for exit_layer, found in results.items():
+        table.add_row(
+            str(exit_layer),
+            f"{found.acceptance:.3f}",
+            f"{found.agreement:.3f}",
+            f"{ideal_speedup(stages, found.acceptance):.2f}",
+        )
+    Console().print(table)
+
+
+def _draw(results: dict[int, Validation], stages: int, picture: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    exits = sorted(results)
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(exits, [results[e].acceptance for e in exits], "o-", label="acceptance rate")
+    axes.set_xlabel("exit layer")
+    axes.set_ylabel("acceptance rate, held out")
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    right = axes.twinx()
+    right.plot(
+        exits,
+        [ideal_speedup(stages, results[e].acceptance) for e in exits],
+        "s--",
+        color="C1",
+        label=f"expected speedup, {stages} equal stages",
+    )
+    right.set_ylabel("speedup over a plain pipeline")
+    right.set_ylim(1, stages)
+    lines = [*axes.get_lines(), *right.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper left")
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,76 @@
+"""How often the head's draft is the token that the target wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.head import TrainableHead
+from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
+
+POSITIONS = (0, 16, 64, 128)
+"""Where the buckets of answer positions begin, in tokens."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The head on held-out text.
+
+    Attributes:
+        acceptance: share of rows whose draft is the next token of the text.
+        agreement: share of rows whose draft is the target's argmax; equal to
+            ``acceptance`` on greedy text.
+        loss: mean distillation loss.
+        by_position: acceptance per bucket of answer positions (see ``POSITIONS``).
+        rows: how many drafts were judged.
+    """
+
+    acceptance: float
+    agreement: float
+    loss: float
+    by_position: tuple[float, ...]
+    rows: int
+
+
+@torch.no_grad()
+def validate(
+    head: TrainableHead,
+    batches: Iterable[Batch],
+    vocabulary: DraftVocabulary,
+    kl: float = 1.0,
+    ce: float = 0.0,
+) -> Validation:
+    """Return the head's acceptance over ``batches``."""
+    was_training = head.training
+    head.eval()
+    hits: list[torch.Tensor] = []
+    agreements: list[torch.Tensor] = []
+    offsets: list[torch.Tensor] = []
+    loss = 0.0
+    for batch in batches:
+        logits = head(batch.states, batch.lengths, batch.rows)
+        drafts = vocabulary.tokens(logits.argmax(dim=-1))
+        hits.append((drafts == batch.next).cpu())
+        agreements.append((drafts == batch.top_ids[:, 0]).cpu())
+        offsets.append(batch.offsets.cpu())
+        loss += distillation_loss(logits, batch, vocabulary, kl, ce).item() * len(batch.rows)
+    head.train(was_training)
+    hit, offset = torch.cat(hits).float(), torch.cat(offsets)
+    return Validation(
+        acceptance=hit.mean().item(),
+        agreement=torch.cat(agreements).float().mean().item(),
+        loss=loss / len(hit),
+        by_position=_by_bucket(hit, offset, POSITIONS),
+        rows=len(hit),
+    )
+
+
+def _by_bucket(hit: torch.Tensor, offset: torch.Tensor, starts: Sequence[int]) -> tuple[float, ...]:
+    bucket = torch.bucketize(offset, torch.tensor(starts), right=True) - 1
+    return tuple(
+        hit[bucket == i].mean().item() if (bucket == i).any() else float("nan")
+        for i in range(len(starts))
+    )
