@@ -23,7 +23,7 @@ def write_card(
     vocabulary = config.draft_vocab_size or config.target.vocab_size
     ends = [*(f"{end - 1}" for end in POSITIONS[1:]), "on"]
     buckets = "\n".join(
-        f"| {start} to {end} | {share:.3f} |"
+        f"| {start} to {end} | {_share(share)} |"
         for start, end, share in zip(POSITIONS, ends, found.by_position, strict=True)
     )
     layers = f" with {config.num_layers} decoder layer(s)" if config.num_layers else ""
@@ -47,3 +47,7 @@ Trained by self-distillation on {origin["answer_tokens"]} tokens that the target
 {origin["documents"]} answers. Recipe: `recipe.yaml`; command, versions and hashes of the data:
 `origin.json`; log: `log.jsonl`; curves: `curves.png`.
 """)
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.3f}"

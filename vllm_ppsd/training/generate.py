@@ -85,7 +85,7 @@ def generate(recipe: Recipe, work: Path, device: torch.device, **engine_options:
     left_out = 0
     with progress("shards of text") as bar:
         for index in bar.track(missing):
-            documents, skipped = _answer(llm, jobs[index], recipe, index)
+            documents, skipped = _answer(llm, jobs[index], recipe)
             left_out += skipped
             shards.write(index, partial(write_documents, documents))
         for offset, text in enumerate(texts):
@@ -137,7 +137,7 @@ def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, 
 
 
 def _answer(
-    llm: Any, jobs: Sequence[tuple[Prompt, float]], recipe: Recipe, shard: int
+    llm: Any, jobs: Sequence[tuple[Prompt, float]], recipe: Recipe
 ) -> tuple[list[Document], int]:
     """Let the target answer; return the documents and how many prompts were left out."""
     from vllm import SamplingParams
@@ -145,17 +145,14 @@ def _answer(
     settings = recipe.generation
     tokenizer = llm.get_tokenizer()
     requests, parameters, kept = [], [], []
-    for number, (prompt, temperature) in enumerate(jobs):
+    for prompt, temperature in jobs:
         tokens = chat_tokens(tokenizer, prompt.text)
         if len(tokens) > settings.max_prompt_tokens:
             continue
         requests.append({"prompt_token_ids": tokens})
         parameters.append(
-            SamplingParams(
-                temperature=temperature,
-                max_tokens=settings.max_tokens,
-                seed=settings.seed + shard * settings.prompts_per_shard + number,
-            )
+            # No seed per request: on CPU, vLLM cannot cut a seeded prompt in chunks.
+            SamplingParams(temperature=temperature, max_tokens=settings.max_tokens)
         )
         kept.append((prompt, temperature))
     answers = llm.generate(requests, parameters, use_tqdm=False)

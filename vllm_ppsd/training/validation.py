@@ -24,14 +24,15 @@ class Validation:
         agreement: share of rows whose draft is the target's argmax; equal to
             ``acceptance`` on greedy text.
         loss: mean distillation loss.
-        by_position: acceptance per bucket of answer positions (see ``POSITIONS``).
+        by_position: acceptance per bucket of answer positions (see ``POSITIONS``), None
+            where a bucket is empty.
         rows: how many drafts were judged.
     """
 
     acceptance: float
     agreement: float
     loss: float
-    by_position: tuple[float, ...]
+    by_position: tuple[float | None, ...]
     rows: int
 
 
@@ -68,9 +69,10 @@ def validate(
     )
 
 
-def _by_bucket(hit: torch.Tensor, offset: torch.Tensor, starts: Sequence[int]) -> tuple[float, ...]:
+def _by_bucket(
+    hit: torch.Tensor, offset: torch.Tensor, starts: Sequence[int]
+) -> tuple[float | None, ...]:
     bucket = torch.bucketize(offset, torch.tensor(starts), right=True) - 1
     return tuple(
-        hit[bucket == i].mean().item() if (bucket == i).any() else float("nan")
-        for i in range(len(starts))
+        hit[bucket == i].mean().item() if (bucket == i).any() else None for i in range(len(starts))
     )

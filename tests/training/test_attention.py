@@ -1,0 +1,49 @@
+"""Packed attention: the mask, and that packing changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from vllm_ppsd.training.attention import block_diagonal_causal_mask, packed_attention
+
+LENGTHS = [5, 1, 9, 3]
+
+
+def random_heads(heads: int) -> torch.Tensor:
+    return torch.randn(1, heads, sum(LENGTHS), 32, generator=torch.Generator().manual_seed(heads))
+
+
+def test_it_equals_attention_under_the_mask():
+    query, key, value = random_heads(4), random_heads(2), random_heads(2) + 1
+    expected = scaled_dot_product_attention(
+        query, key, value, attn_mask=block_diagonal_causal_mask(LENGTHS), enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(packed_attention(query, key, value, LENGTHS), expected)
+
+
+def test_packing_changes_no_document():
+    query, key, value = random_heads(4), random_heads(2), random_heads(2) + 1
+    packed = packed_attention(query, key, value, LENGTHS)
+    start = 0
+    for length in LENGTHS:
+        alone = [t[:, :, start : start + length] for t in (query, key, value)]
+        found = packed[:, start : start + length]
+        torch.testing.assert_close(packed_attention(*alone, [length]), found)
+        start += length
+
+
+def test_the_mask_is_xformers_mask():
+    bias = pytest.importorskip("xformers.ops.fmha.attn_bias")
+    mask = bias.BlockDiagonalCausalMask.from_seqlens(LENGTHS)
+    size = sum(LENGTHS)
+    assert torch.equal(mask.materialize((size, size)) == 0, block_diagonal_causal_mask(LENGTHS))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers attends on CUDA only")
+def test_cuda_equals_cpu():
+    pytest.importorskip("xformers")
+    tensors = (random_heads(4), random_heads(2), random_heads(2) + 1)
+    found = packed_attention(*(t.cuda() for t in tensors), LENGTHS).cpu()
+    torch.testing.assert_close(found, packed_attention(*tensors, LENGTHS), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,56 @@
+"""Cached states as packed batches."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from support.states import write_states
+
+from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.errors import TrainingError
+
+DOCUMENTS = [(3, 5), (2, 2), (7, 1), (1, 6), (4, 4)]
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> StateSet:
+    write_states(tmp_path, DOCUMENTS, exit_layer=2, lm_head=torch.randn(6, 8))
+    return StateSet(tmp_path, 2)
+
+
+def test_a_batch_holds_its_documents_one_behind_the_other(states: StateSet):
+    one, two = states.documents[0], states.documents[3]
+    alone = [states.batch([one], final=True), states.batch([two], final=True)]
+    both = states.batch([one, two], final=True)
+    assert both.lengths == (8, 4)
+    assert torch.equal(both.states, torch.cat([b.states for b in alone]))
+    assert both.rows.tolist() == [2, 3, 4, 5, 6, 9, 10]
+    assert both.offsets.tolist() == [0, 1, 2, 3, 4, 0, 1]
+    for name in ("next", "top_ids", "top_logprobs", "final"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(b, name) for b in alone]))
+
+
+def test_packs_hold_every_document_once_and_stay_within_bounds(states: StateSet):
+    packs = list(pack(states.documents, 12, random.Random(0)))
+    assert sorted(d.length for p in packs for d in p) == sorted(sum(d) for d in DOCUMENTS)
+    assert all(sum(d.length for d in p) <= 12 for p in packs)
+
+
+def test_the_split_is_the_same_every_time(states: StateSet):
+    assert states.split(2, 7) == states.split(2, 7)
+    training, held_out = states.split(2, 7)
+    assert len(training) == 3
+    assert not set(training) & set(held_out)
+    with pytest.raises(TrainingError, match="leave none of 5"):
+        states.split(5, 7)
+
+
+def test_missing_states_are_named(tmp_path: Path):
+    with pytest.raises(TrainingError, match="holds no states"):
+        StateSet(tmp_path, 2)
+    write_states(tmp_path, DOCUMENTS, exit_layer=2, lm_head=torch.randn(6, 8))
+    with pytest.raises(TrainingError, match="states of exit layer 3 are not cached"):
+        StateSet(tmp_path, 3)

@@ -1,0 +1,85 @@
+"""Fitting a head to states that can be learned, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from support.states import write_states
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head.create import describe_target, head_config
+from vllm_ppsd.training.build import read_lm_head, untrained
+from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.fit import LOG, Fit
+from vllm_ppsd.training.recipe import Optimisation
+from vllm_ppsd.training.ridge import fit_output_map
+from vllm_ppsd.training.validation import validate
+
+SETTINGS = Optimisation(
+    epochs=4, batch_tokens=64, validation_documents=4, validate_every=8, warmup=0, precision="fp32"
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return str(make_tiny_model(tmp_path / "tiny"))
+
+
+@pytest.fixture
+def states(model: str, tmp_path: Path) -> StateSet:
+    write_states(tmp_path / "states", [(4, 12)] * 40, exit_layer=3, lm_head=read_lm_head(model))
+    return StateSet(tmp_path / "states", 3)
+
+
+def new_run(model: str, states: StateSet, folder: Path, **changes: object) -> Fit:
+    torch.manual_seed(0)
+    config = head_config(describe_target(Path(model)), exit_layer=3, head_type="transformer")
+    head, vocabulary = untrained(model, config, None)
+    settings = SETTINGS.model_copy(update=changes)
+    return Fit(head, states, vocabulary, settings, folder, Accelerator(cpu=True), 2)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [line["validation"]["loss"] for line in lines if "validation" in line]
+
+
+def test_the_loss_falls(model: str, states: StateSet, tmp_path: Path):
+    new_run(model, states, tmp_path / "run").run()
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0]
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(model: str, states: StateSet, tmp_path: Path):
+    whole = new_run(model, states, tmp_path / "whole", ema=0.9).run()
+    killed = new_run(model, states, tmp_path / "killed", ema=0.9)
+    step, done = killed._step, []
+
+    def stop_at_20(batch: object) -> None:
+        if len(done) == 20:
+            raise KeyboardInterrupt
+        done.append(batch)
+        step(batch)  # type: ignore[arg-type]
+
+    killed._step = stop_at_20  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    resumed = new_run(model, states, tmp_path / "killed", ema=0.9).run()
+    assert resumed == whole
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_ridge_makes_a_head_that_is_mostly_right(model: str, states: StateSet):
+    """The final state is affine in the exit state; only the norm hides its scale."""
+    config = head_config(
+        describe_target(Path(model)), exit_layer=3, head_type="lens", output_map=True
+    )
+    head, vocabulary = untrained(model, config, None)
+    batches = [states.batch(p, final=True) for p in pack(states.documents, 64)]
+    assert validate(head, batches, vocabulary).acceptance < 0.1
+    fit_output_map(head, batches)
+    assert validate(head, batches, vocabulary).acceptance > 0.7
