@@ -1,0 +1,111 @@
+"""The trained head and the served head give the same logits on the same states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
+from vllm_ppsd.exit_head.create import describe_target, head_config, init_head
+from vllm_ppsd.training.attention import packed_attention
+from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
+
+LENGTH = 24
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+HEADS: dict[str, dict[str, Any]] = {
+    "lens": {"head_type": "lens", "output_map": True},
+    "mlp": {"head_type": "mlp", "output_map": True},
+    "transformer": {"head_type": "transformer", "num_layers": 2, "output_map": True},
+}
+
+
+class PlainAttention(torch.nn.Module):
+    """In place of vLLM's attention, which needs an engine's key/value cache."""
+
+    def __init__(self, heads: int, kv_heads: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        shaped = [
+            x.view(1, LENGTH, heads, -1).transpose(1, 2)
+            for x, heads in ((q, self.heads), (k, self.kv_heads), (v, self.kv_heads))
+        ]
+        return packed_attention(*shaped, [LENGTH]).reshape(LENGTH, -1)
+
+
+@pytest.fixture(scope="module")
+def vllm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One rank of vLLM in this process, without an engine."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import parallel_state
+
+    file = tmp_path_factory.mktemp("ranks") / "store"
+    with set_current_vllm_config(VllmConfig()):
+        parallel_state.init_distributed_environment(1, 0, f"file://{file}", 0, "gloo")
+        parallel_state.initialize_model_parallel(1, 1)
+    yield
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
+
+
+def served_logits(head: Path, model: Path, states: torch.Tensor) -> torch.Tensor:
+    from vllm.config import set_current_vllm_config
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.forward_context import set_forward_context
+    from vllm.model_executor.model_loader import get_model
+
+    from vllm_ppsd.exit_head.module import build_exit_head
+
+    config = EngineArgs(
+        str(model), dtype="float32", enforce_eager=True, max_model_len=64
+    ).create_engine_config()
+    with set_current_vllm_config(config):
+        served = build_exit_head(str(head), config, get_model(vllm_config=config))
+        for layer in served.layers:
+            layer.self_attn.attn = PlainAttention(4, 2)
+        with torch.inference_mode(), set_forward_context(None, config):
+            rows = torch.arange(LENGTH)
+            return served.logits(torch.arange(LENGTH), states / 2, states / 2, rows).clone()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trained_head_is_served_as_it_was_trained(
+    family: str, kind: str, tmp_path: Path, vllm_process: None
+):
+    model = make_tiny_model(tmp_path / family, family, tied=family != "qwen2")
+    tokens = torch.arange(500, 100, -1)
+    config = head_config(
+        describe_target(model), exit_layer=4, draft_vocab_size=len(tokens), **HEADS[kind]
+    )
+    head, vocabulary = untrained(str(model), config, tokens)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_((parameter + 0.1 * torch.randn_like(parameter)).bfloat16())
+    save(tmp_path / "head", config, checkpoint_tensors(head, vocabulary))
+    states = torch.randn(LENGTH, 128)
+    with torch.no_grad():
+        expected = head(states, [LENGTH], torch.arange(LENGTH))
+    found = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_served_head_is_trained_on_as_it_was_served(
+    kind: str, tmp_path: Path, vllm_process: None
+):
+    model = make_tiny_model(tmp_path / "llama")
+    options = {k: v for k, v in HEADS[kind].items() if k != "output_map"}
+    init_head(str(model), tmp_path / "head", exit_layer=4, **options)
+    head, _ = trained(ExitHeadFolder.open(tmp_path / "head"), str(model))
+    states = torch.randn(LENGTH, 128)
+    with torch.no_grad():
+        expected = head(states, [LENGTH], torch.arange(LENGTH))
+    found = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
