@@ -1,4 +1,4 @@
-"""The training commands of ``vllm-ppsd``: prompts, generate, cache, train, eval, sweep."""
+"""The training commands of ``vllm-ppsd``: prompts, generate, cache, fit, train, eval, sweep."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ def add_commands(commands: Any) -> None:
     _recipe_arguments(cache)
     cache.set_defaults(run=_cache)
 
+    fit = commands.add_parser("fit", help="step 3 of training: fit a head to the cached states")
+    _recipe_arguments(fit)
+    fit.add_argument("-o", "--output", type=Path, required=True, help="exit-head folder to write")
+    fit.set_defaults(run=_train, steps="fit")
+
     train = commands.add_parser(
         "train", help="train an exit head: all steps, each where it stopped"
     )
     _recipe_arguments(train)
     train.add_argument("-o", "--output", type=Path, required=True, help="exit-head folder to write")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, steps="all")
 
     evaluate = commands.add_parser("eval", help="acceptance of exit heads on prompt sets")
     evaluate.add_argument("heads", type=Path, nargs="+", help="exit-head folders")
@@ -143,9 +148,9 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from vllm_ppsd.speedup import ideal_speedup
-    from vllm_ppsd.training.distill import distill
+    from vllm_ppsd.training.distill import distill, fit
 
-    found = distill(
+    found = (distill if arguments.steps == "all" else fit)(
         _recipe(arguments),
         arguments.work,
         arguments.output,

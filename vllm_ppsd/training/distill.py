@@ -82,7 +82,8 @@ def check_request(recipe: Recipe, output: Path) -> None:
 def fit(
     recipe: Recipe, work: Path, output: Path, device: torch.device, stages: int, command: str
 ) -> Validation:
-    """Fit a head to the cached states and write it to ``output``."""
+    """Fit a head to the cached states and write it to ``output``; see ``distill``."""
+    check_request(recipe, output)
     settings = recipe.optimisation
     torch.manual_seed(settings.seed)
     folder = _run_folder(recipe, work, output)

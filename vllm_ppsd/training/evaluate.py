@@ -61,7 +61,13 @@ def evaluate(
         model=model,
         exit_layer=folders[0].config.exit_layer,
         data=tuple(prompts),
-        generation=Generation(temperatures=(0.0,), max_prompt_tokens=1024, max_tokens=max_tokens),
+        generation=Generation(
+            temperatures=(0.0,),
+            max_prompt_tokens=1024,
+            max_tokens=max_tokens,
+            # On CPU, compiling takes longer than the text.
+            enforce_eager=device.type == "cpu",
+        ),
     )
     generate(recipe, work, device)
     exits = sorted({folder.config.exit_layer for folder in folders})

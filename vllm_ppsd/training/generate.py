@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import AutoConfig
 
 from vllm_ppsd.config.environment import environment
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
@@ -45,7 +48,7 @@ class Document:
     source: str
 
 
-def generate(recipe: Recipe, work: Path, device: torch.device, **engine_options: Any) -> None:
+def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
     """Write ``work/text``: shards of documents, one JSON object a line.
 
     Shards that are there already are kept. The target computes in bfloat16 only
@@ -56,10 +59,11 @@ def generate(recipe: Recipe, work: Path, device: torch.device, **engine_options:
             folder was begun with other settings.
     """
     settings = recipe.generation
+    longest = _longest_prompt(recipe)
     prompts = read_prompts(recipe.data) if recipe.data else []
     if not prompts and not recipe.text:
         raise TrainingError("no training data: name prompt files (data) or plain text (text)")
-    shards = Shards(work / "text", ".jsonl", text_settings(recipe))
+    shards = Shards(work / "text", ".jsonl", text_settings(recipe, prompts))
     jobs = _jobs(prompts, recipe)
     missing = [i for i in range(len(jobs)) if not shards.path(i).is_file()]
     texts = [Path(path) for path in recipe.text]
@@ -71,40 +75,34 @@ def generate(recipe: Recipe, work: Path, device: torch.device, **engine_options:
     Console().print(
         f"{len(prompts)} prompts, {len(jobs)} shards of text, {len(missing)} still to write"
     )
-    from vllm import LLM
-
-    with environment({CORES: os.environ.get(CORES) or _all_cores()}):
-        llm = LLM(
-            recipe.model,
-            max_num_seqs=settings.max_num_seqs,
-            max_model_len=settings.max_prompt_tokens + settings.max_tokens,
-            seed=settings.seed,
-            dtype=str(compute_dtype(device)).removeprefix("torch."),
-            **engine_options,
-        )
     left_out = 0
-    with progress("shards of text") as bar:
+    with _engine(recipe, longest, device) as llm, progress("shards of text") as bar:
         for index in bar.track(missing):
-            documents, skipped = _answer(llm, jobs[index], recipe)
+            documents, skipped = _answer(llm, jobs[index], settings.max_tokens, longest)
             left_out += skipped
             shards.write(index, partial(write_documents, documents))
         for offset, text in enumerate(texts):
             documents = _plain(llm.get_tokenizer(), text, settings.max_tokens)
             shards.write(len(jobs) + offset, partial(write_documents, documents))
     if left_out:
-        Console().print(
-            f"{left_out} prompts were longer than {settings.max_prompt_tokens} tokens and left out"
-        )
+        Console().print(f"{left_out} prompts were longer than {longest} tokens and left out")
 
 
-def text_settings(recipe: Recipe) -> dict[str, Any]:
+def text_settings(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Return what the text depends on, for the work folder's manifest."""
     return {
         "model": fingerprint(model_folder(recipe.model)),
-        "data": [Path(path).name for path in recipe.data],
-        "text": [Path(path).name for path in recipe.text],
-        **recipe.generation.model_dump(mode="json", exclude={"max_num_seqs"}),
+        "prompts": _digest(prompt.text for prompt in prompts),
+        "text": _digest(Path(path).read_text() for path in recipe.text),
+        **recipe.generation.model_dump(mode="json", exclude={"max_num_seqs", "enforce_eager"}),
     }
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def write_documents(documents: Sequence[Document], path: Path) -> None:
@@ -116,6 +114,25 @@ def read_documents(path: Path) -> Iterator[Document]:
     """Read what ``write_documents`` wrote."""
     for line in path.read_text().splitlines():
         yield Document(**json.loads(line))
+
+
+def _longest_prompt(recipe: Recipe) -> int:
+    """Return the longest prompt, in tokens, that recipe and model allow.
+
+    Raises:
+        TrainingError: the answers alone exceed the model's length.
+    """
+    settings = recipe.generation
+    config = AutoConfig.from_pretrained(model_folder(recipe.model))
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        return settings.max_prompt_tokens
+    if limit <= settings.max_tokens:
+        raise TrainingError(
+            f"answers of {settings.max_tokens} tokens leave no room for a prompt in "
+            f"{recipe.model}'s {limit} positions; lower max_tokens"
+        )
+    return min(settings.max_prompt_tokens, limit - settings.max_tokens)
 
 
 def _all_cores() -> str:
@@ -136,23 +153,43 @@ def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, 
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
 
+@contextmanager
+def _engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
+    """Yield vLLM's ``LLM`` on the target, on all cores, and stop it afterwards."""
+    from vllm import LLM
+
+    settings = recipe.generation
+    with environment({CORES: os.environ.get(CORES) or _all_cores()}):
+        llm = LLM(
+            recipe.model,
+            max_num_seqs=settings.max_num_seqs,
+            max_model_len=longest + settings.max_tokens,
+            seed=settings.seed,
+            dtype=str(compute_dtype(device)).removeprefix("torch."),
+            enforce_eager=settings.enforce_eager,
+        )
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
 def _answer(
-    llm: Any, jobs: Sequence[tuple[Prompt, float]], recipe: Recipe
+    llm: Any, jobs: Sequence[tuple[Prompt, float]], max_tokens: int, longest: int
 ) -> tuple[list[Document], int]:
     """Let the target answer; return the documents and how many prompts were left out."""
     from vllm import SamplingParams
 
-    settings = recipe.generation
     tokenizer = llm.get_tokenizer()
     requests, parameters, kept = [], [], []
     for prompt, temperature in jobs:
         tokens = chat_tokens(tokenizer, prompt.text)
-        if len(tokens) > settings.max_prompt_tokens:
+        if len(tokens) > longest:
             continue
         requests.append({"prompt_token_ids": tokens})
         parameters.append(
             # No seed per request: on CPU, vLLM cannot cut a seeded prompt in chunks.
-            SamplingParams(temperature=temperature, max_tokens=settings.max_tokens)
+            SamplingParams(temperature=temperature, max_tokens=max_tokens)
         )
         kept.append((prompt, temperature))
     answers = llm.generate(requests, parameters, use_tqdm=False)

@@ -26,6 +26,8 @@ class Generation(_Part):
         max_num_seqs: requests that vLLM decodes at once.
         prompts_per_shard: prompts between two points at which a killed run resumes.
         samples: answers per prompt.
+        enforce_eager: do without vLLM's compilation, which takes longer than a
+            short text.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.7)
@@ -34,6 +36,7 @@ class Generation(_Part):
     max_num_seqs: int = Field(default=64, ge=1)
     prompts_per_shard: int = Field(default=256, ge=1)
     samples: int = Field(default=1, ge=1)
+    enforce_eager: bool = False
     seed: int = 0
 
     @field_validator("temperatures")
