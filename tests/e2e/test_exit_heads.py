@@ -1,4 +1,4 @@
-"""Every kind of head, on other architectures than Llama, tied and untied."""
+"""An mlp head on Qwen2 with an untied LM head; test_training serves a transformer on Qwen3."""
 
 from __future__ import annotations
 
@@ -13,25 +13,11 @@ from vllm_ppsd.exit_head.create import init_head
 pytestmark = pytest.mark.e2e
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 150))]
-CASES = {
-    "qwen2, mlp, untied": ("qwen2", False, {"head_type": "mlp", "intermediate_size": 96}),
-    "qwen3, transformer, cut vocabulary": (
-        "qwen3",
-        True,
-        {
-            "head_type": "transformer",
-            "num_layers": 2,
-            "draft_token_ids": list(range(511, 100, -1)),
-        },
-    ),
-}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_output_is_bit_identical(case: str, tmp_path: Path):
-    family, tied, head = CASES[case]
-    model = make_tiny_model(tmp_path / family, family, tied=tied)
-    init_head(str(model), model / "ppsd", exit_layer=4, **head)
+def test_output_is_bit_identical(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "qwen2", "qwen2", tied=False)
+    init_head(str(model), model / "ppsd", exit_layer=4, head_type="mlp", intermediate_size=96)
     sampling = e.params(48)
     with e.engine(model, ppsd=e.PLAIN) as plain:
         expected = [e.generate(plain, prompt, sampling) for prompt in PROMPTS]

@@ -22,14 +22,14 @@ PROMPTS = [
 ]
 
 
-# 16 blocks of 32 tokens hold about half of what the eight requests need.
-OPTIONS = {"dtype": "float32", "block_size": 32, "num_gpu_blocks_override": 16}
+# 12 blocks of 32 tokens hold about half of what the eight requests need.
+OPTIONS = {"dtype": "float32", "block_size": 32, "num_gpu_blocks_override": 12}
 
 
 def run(llm) -> list[e.Output]:
-    outputs = e.generate_staggered(llm, PROMPTS, e.params(48), every=5)
+    outputs = e.generate_staggered(llm, PROMPTS, e.params(32), every=5)
     return outputs + e.generate_staggered(
-        llm, PROMPTS, e.params(40, temperature=0.8, seed=11), every=3
+        llm, PROMPTS, e.params(24, temperature=0.8, seed=11), every=3
     )
 
 

@@ -6,28 +6,29 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from support import engine as e
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.cli.main import main
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.training.evaluate import OVERALL, evaluate
+from vllm_ppsd.training.build import trained
+from vllm_ppsd.training.dataset import StateSet
+from vllm_ppsd.training.generate import read_documents
+from vllm_ppsd.training.validation import validate
 
 pytestmark = pytest.mark.e2e
 
 EXIT = 4
 TOKENS = 32
-CPU = torch.device("cpu")
 
 
 def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    model = make_tiny_model(tmp_path / "tiny")
-    prompts = write_prompts(tmp_path / "prompts.jsonl", 0, 48)
+    model = make_tiny_model(tmp_path / "tiny", "qwen3")
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 48)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         yaml.safe_dump(
@@ -38,6 +39,7 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
                 "data": [str(prompts)],
                 "generation": {
                     "max_prompt_tokens": 32,
+                    "temperatures": [0.0],
                     "max_tokens": TOKENS,
                     "prompts_per_shard": 24,
                     "enforce_eager": True,
@@ -68,23 +70,25 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
     assert main(["train", *options, "-o", str(head)]) == 2
     assert "exists already" in capsys.readouterr().err
 
-    held_out = write_prompts(tmp_path / "held_out.jsonl", 1000, 12)
-    rows = evaluate([head], str(model), [str(held_out)], tmp_path / "eval", CPU, TOKENS)
-    measured = next(row.found for row in rows if row.prompts == OVERALL)
+    # Served, it accepts what its evaluation says, and the text is the target's own.
+    texts = sorted((work / "text").glob("*.jsonl"))
+    greedy = [d for path in texts for d in read_documents(path)]
     with e.engine(model, ppsd={"model": str(head)}) as llm:
         sampling = e.params(TOKENS, ignore_eos=False)
-        for line in held_out.read_text().splitlines():
-            tokens = llm.get_tokenizer().encode(json.loads(line)["prompt"])
-            e.generate(llm, tokens, sampling)
+        for document in greedy:
+            assert e.generate(llm, document.prompt, sampling).tokens == document.output
         e.assert_drafted(llm)
         drafts, hits, _ = e.counts(llm)
+    states = StateSet(work / "states", EXIT)
+    trained_head, vocabulary = trained(ExitHeadFolder.open(head), str(model))
+    measured = validate(trained_head, [states.batch(states.documents)], vocabulary)
     assert hits / drafts == pytest.approx(measured.acceptance, abs=0.02)
 
 
-def write_prompts(path: Path, start: int, count: int) -> Path:
+def write_prompts(path: Path, count: int) -> Path:
     """Write prompts of words of the tiny tokenizer, all different."""
     rows = [
-        {"prompt": " ".join(f"t{3 + (start + 7 * i + 13 * j) % 500}" for j in range(6 + i % 5))}
+        {"prompt": " ".join(f"t{3 + (7 * i + 13 * j) % 500}" for j in range(6 + i % 5))}
         for i in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -57,20 +57,9 @@ def evaluate(
     folders = [ExitHeadFolder.open(path) for path in heads]
     for folder in folders:
         folder.check_target(model)
-    recipe = Recipe(
-        model=model,
-        exit_layer=folders[0].config.exit_layer,
-        data=tuple(prompts),
-        generation=Generation(
-            temperatures=(0.0,),
-            max_prompt_tokens=1024,
-            max_tokens=max_tokens,
-            # On CPU, compiling takes longer than the text.
-            enforce_eager=device.type == "cpu",
-        ),
-    )
-    generate(recipe, work, device)
     exits = sorted({folder.config.exit_layer for folder in folders})
+    recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device)
+    generate(recipe, work, device)
     cache_states(model, Cache(), exits, work, device)
     rows: list[Evaluation] = []
     for folder in folders:
@@ -93,6 +82,24 @@ def evaluate(
                 )
             rows.append(Evaluation(folder.path.name, folder.config.exit_layer, source, found))
     return rows
+
+
+def evaluation_recipe(
+    model: str, exit_layer: int, prompts: Sequence[str], max_tokens: int, device: torch.device
+) -> Recipe:
+    """Return the recipe of the text that heads are judged on: greedy answers."""
+    return Recipe(
+        model=model,
+        exit_layer=exit_layer,
+        data=tuple(prompts),
+        generation=Generation(
+            temperatures=(0.0,),
+            max_prompt_tokens=1024,
+            max_tokens=max_tokens,
+            # On CPU, compiling takes longer than the text.
+            enforce_eager=device.type == "cpu",
+        ),
+    )
 
 
 def print_evaluations(rows: Sequence[Evaluation], stages: int) -> None:

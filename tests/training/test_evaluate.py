@@ -1,0 +1,71 @@
+"""Evaluation on text that is there already: per set, per head, and refused heads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head.create import init_head
+from vllm_ppsd.exit_head.errors import ExitHeadError
+from vllm_ppsd.training.evaluate import OVERALL, evaluate, evaluation_recipe, print_evaluations
+from vllm_ppsd.training.generate import Document, text_settings, write_documents
+from vllm_ppsd.training.prompts import read_prompts
+from vllm_ppsd.training.shards import Shards
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "tiny")
+
+
+def prompts_with_answers(model: Path, work: Path, folder: Path) -> str:
+    """Write two prompt sets, and the text that the target would write for them."""
+    folder.mkdir()
+    documents = []
+    for name, count in (("one", 3), ("two", 5)):
+        rows = [{"prompt": f"t{i + 3} {name}"} for i in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        documents += [
+            Document([i + 3, 0], torch.randint(3, 512, (12,)).tolist(), 0.0, name)
+            for i in range(count)
+        ]
+    recipe = evaluation_recipe(str(model), 3, [str(folder)], 12, CPU)
+    shards = Shards(work / "text", ".jsonl", text_settings(recipe, read_prompts([folder])))
+    shards.write(0, lambda path: write_documents(documents, path))
+    return str(folder)
+
+
+def test_every_head_is_judged_on_every_set(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts = prompts_with_answers(model, tmp_path / "work", tmp_path / "prompts")
+    heads = [tmp_path / "lens", tmp_path / "deep"]
+    init_head(str(model), heads[0], exit_layer=3)
+    init_head(str(model), heads[1], exit_layer=5, head_type="transformer")
+    rows = evaluate(heads, str(model), [prompts], tmp_path / "work", CPU, 12)
+    assert [(row.head, row.exit_layer, row.prompts, row.found.rows) for row in rows] == [
+        ("lens", 3, "one", 36),
+        ("lens", 3, "two", 60),
+        ("lens", 3, OVERALL, 96),
+        ("deep", 5, "one", 36),
+        ("deep", 5, "two", 60),
+        ("deep", 5, OVERALL, 96),
+    ]
+    one, two, overall = (row.found for row in rows[3:])
+    assert overall.agreement == pytest.approx((36 * one.agreement + 60 * two.agreement) / 96)
+    assert overall.agreement > 0
+    print_evaluations(rows, 2)
+    assert "overall" in capsys.readouterr().out
+
+
+def test_a_head_of_another_model_is_refused_first(model: Path, tmp_path: Path):
+    other = make_tiny_model(tmp_path / "other", seed=1)
+    init_head(str(other), tmp_path / "head", exit_layer=3)
+    with pytest.raises(ExitHeadError, match="made for another model"):
+        evaluate([tmp_path / "head"], str(model), ["nowhere"], tmp_path / "work", CPU, 12)
