@@ -89,7 +89,7 @@ def test_without_a_head_the_error_names_the_places_and_the_command(tmp_path: Pat
     bare = make_tiny_model(tmp_path / "bare", seed=5)
     with pytest.raises(PPSDConfigError) as error:
         engine(bare, speculative_config={"method": "ppsd"}).create_engine_config()
-    for word in (str(bare / "ppsd"), HEAD_VARIABLE, "shipped with", "vllm-ppsd init-head"):
+    for word in (str(bare / "ppsd"), HEAD_VARIABLE, "shipped with", "vllm-ppsd train"):
         assert word in str(error.value)
 
 

@@ -73,7 +73,7 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
     # Served, it accepts what its evaluation says, and the text is the target's own.
     texts = sorted((work / "text").glob("*.jsonl"))
     greedy = [d for path in texts for d in read_documents(path)]
-    with e.engine(model, ppsd={"model": str(head)}) as llm:
+    with e.engine(model, ppsd={"model": str(head)}, dtype="float32") as llm:
         sampling = e.params(TOKENS, ignore_eos=False)
         for document in greedy:
             assert e.generate(llm, document.prompt, sampling).tokens == document.output

@@ -39,9 +39,8 @@ def find(named: str | None, model: str, revision: str | None = None) -> ExitHead
     raise ExitHeadError(
         f"no exit head for {model}. Looked for: the folder {folder / METHOD}; the "
         f"environment variable {HEAD_VARIABLE} (not set); a head shipped with "
-        f"vllm-ppsd whose fingerprint fits (none of {_names()}). Make one with "
-        f"`vllm-ppsd init-head {model} --exit-layer E -o {folder / METHOD}` "
-        "(untrained) and see `vllm-ppsd --help` for training"
+        f"vllm-ppsd whose fingerprint fits (none of {_names()}). Train one with "
+        f"`vllm-ppsd train {model} --exit-layer E --data PROMPTS.jsonl -o {folder / METHOD}`"
     )
 
 

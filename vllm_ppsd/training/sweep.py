@@ -41,9 +41,9 @@ def sweep(
         raise TrainingError("name at least one exit layer")
     for exit_layer in exits:
         check_exit_layer(recipe.model, exit_layer)
-    output.mkdir(parents=True, exist_ok=True)
     generate(recipe, work, device)
     cache_states(recipe.model, recipe.cache, exits, work, device)
+    output.mkdir(parents=True, exist_ok=True)
     notes = output / "sweep.json"
     done = json.loads(notes.read_text()) if notes.is_file() else {}
     for exit_layer in exits:
