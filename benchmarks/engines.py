@@ -51,19 +51,6 @@ def start(
         return LLM(model, pipeline_parallel_size=stages, **(COMMON | options))
 
 
-def chat_prompt(llm: LLM, turn: str) -> list[int]:
-    """Return the token ids of one user turn in the model's chat template."""
-    tokenizer: Any = llm.get_tokenizer()
-    return list(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": turn}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-    )
-
-
 def generate(llm: LLM, prompt: Sequence[int], max_tokens: int) -> Timed:
     """Generate greedily for one request and time its decoding."""
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)

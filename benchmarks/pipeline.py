@@ -27,6 +27,7 @@ from benchmarks import engines
 from benchmarks.engines import Timed
 from vllm_ppsd.config.support import installed_vllm
 from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"
@@ -83,7 +84,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
         arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
     )
     turns_asked = [json.loads(line)["turns"][0] for line in PROMPTS.read_text().splitlines()]
-    prompts = [engines.chat_prompt(plain, turn) for turn in turns_asked]
+    prompts = [chat_tokens(plain.get_tokenizer(), turn) for turn in turns_asked]
     engines.generate(single, prompts[0], 8)
     recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import engine as e
 
-from benchmarks import engines
+from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
 
 pytestmark = pytest.mark.e2e
@@ -17,7 +17,7 @@ TOKENS = 40
 
 
 def prompts(llm) -> list[list[int]]:
-    return [engines.chat_prompt(llm, text) for text in TEXTS]
+    return [chat_tokens(llm.get_tokenizer(), text) for text in TEXTS]
 
 
 def test_output_is_bit_identical_at_any_acceptance_rate(demo_model: Path, tmp_path: Path):

@@ -21,7 +21,7 @@ from vllm_ppsd.config.environment import environment
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.progress import progress
-from vllm_ppsd.training.prompts import Prompt, read_prompts
+from vllm_ppsd.training.prompts import Prompt, chat_tokens, read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.shards import Shards, require_space
 from vllm_ppsd.training.target import compute_dtype
@@ -203,20 +203,6 @@ def _answer(
         for answer, (prompt, temperature) in zip(answers, kept, strict=True)
     ]
     return documents, len(jobs) - len(kept)
-
-
-def chat_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Return one user turn in the chat template, or as it is where there is none."""
-    if tokenizer.chat_template is None:
-        return list(tokenizer.encode(text))
-    return list(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-    )
 
 
 def _plain(tokenizer: Any, path: Path, length: int) -> list[Document]:

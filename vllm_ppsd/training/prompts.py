@@ -1,4 +1,4 @@
-"""Read prompts: one JSON object a line.
+"""Read prompts, one JSON object a line, and put them in the chat template.
 
 A prompt is ``turns[0]``, ``prompt`` or ``instruction``, whichever a line has.
 """
@@ -48,6 +48,20 @@ def read_prompts(paths: Iterable[str | Path]) -> list[Prompt]:
         for prompt in found:
             prompts.setdefault(prompt.text, prompt)
     return list(prompts.values())
+
+
+def chat_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Return one user turn in the chat template, or as it is where there is none."""
+    if tokenizer.chat_template is None:
+        return list(tokenizer.encode(text))
+    return list(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    )
 
 
 def _files(paths: Iterable[str | Path]) -> list[Path]:

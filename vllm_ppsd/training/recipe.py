@@ -88,7 +88,7 @@ class Optimisation(_Part):
     ce_weight: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     validation_documents: int = Field(default=128, ge=1)
-    validate_every: int = Field(default=200, ge=1)
+    validate_every: int = Field(default=100, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
 
