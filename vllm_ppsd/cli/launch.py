@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageMetadata, PackageNotFoundError
 
 from vllm_ppsd.config.support import installed_vllm
 
@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
     found = installed_vllm()
     if found is not None and not vllm_command_works():
         # vLLM also reads its platform from this version.
-        _answer_for_vllm(found[1] + "+cpu")
+        _answer_for_vllm(found[0], found[1] + "+cpu")
     from vllm.entrypoints.cli.main import main
 
     sys.argv = ["vllm", *arguments]
@@ -35,10 +35,15 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _answer_for_vllm(number: str) -> None:
-    original = importlib.metadata.version
+def _answer_for_vllm(package: str, number: str) -> None:
+    """Answer questions about a distribution ``vllm`` with those about ``package``."""
+    version, metadata = importlib.metadata.version, importlib.metadata.metadata
 
-    def version(distribution_name: str) -> str:
-        return number if distribution_name == "vllm" else original(distribution_name)
+    def version_of(distribution_name: str) -> str:
+        return number if distribution_name == "vllm" else version(distribution_name)
 
-    importlib.metadata.version = version
+    def metadata_of(distribution_name: str) -> PackageMetadata:
+        return metadata(package if distribution_name == "vllm" else distribution_name)
+
+    importlib.metadata.version = version_of
+    importlib.metadata.metadata = metadata_of
