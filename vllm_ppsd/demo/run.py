@@ -55,11 +55,11 @@ def run(model: str, max_tokens: int) -> int:
     speculative = _run(console, model, partition, max_tokens, {"speculative_config": ppsd})
     same = plain.tokens == speculative.tokens
     _print_table(console, plain, speculative, same)
-    if speculative.hits * 2 < speculative.drafts:
+    if speculative.seconds >= plain.seconds:
         console.print(
-            f"The exit head is {head.path.name} ({head.config.head_type}): it hits in "
-            f"{speculative.hits} of {speculative.drafts} drafts, which does not pay. A "
-            "trained head does; the table shows what this one does."
+            f"With the exit head {head.path.name} ({head.config.head_type}), which hits in "
+            f"{speculative.hits} of {speculative.drafts} drafts here, PPSD does not pay. "
+            "Train a better one: vllm-ppsd train --help."
         )
     return int(not same)
 
