@@ -9,8 +9,9 @@ import pytest
 import torch
 from support.states import write_states
 
-from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.packing import pack
 
 DOCUMENTS = [(3, 5), (2, 2), (7, 1), (1, 6), (4, 4)]
 

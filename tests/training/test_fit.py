@@ -13,8 +13,9 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.training.build import read_lm_head, untrained
-from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.fit import LOG, Fit
+from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation
 from vllm_ppsd.training.ridge import fit_output_map
 from vllm_ppsd.training.validation import validate

@@ -1,8 +1,7 @@
 """Self-distillation of exit heads: generate, cache states, train.
 
 The target is frozen. The head learns the target's own next-token distribution on
-text that the target itself wrote (arXiv 2509.19368, section 3: the head is trained
-on the model it belongs to). Every step keeps its result in a *work folder*, in
+text that the target itself wrote. Every step keeps its result in a *work folder*, in
 shards that appear whole or not at all, so that a killed run goes on where it
 stopped.
 """

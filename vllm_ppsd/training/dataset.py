@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,29 +142,6 @@ class StateSet:
                 for d in documents
             ]
         )
-
-
-def pack(
-    documents: Sequence[Place], batch_tokens: int, rng: random.Random | None = None
-) -> Iterator[list[Place]]:
-    """Yield batches of documents of at most ``batch_tokens`` (or one document).
-
-    Args:
-        rng: shuffles the documents first; None keeps their order.
-    """
-    order = list(documents)
-    if rng is not None:
-        rng.shuffle(order)
-    batch: list[Place] = []
-    total = 0
-    for document in order:
-        if batch and total + document.length > batch_tokens:
-            yield batch
-            batch, total = [], 0
-        batch.append(document)
-        total += document.length
-    if batch:
-        yield batch
 
 
 def _places(shard: int, file: Any) -> list[Place]:

@@ -20,11 +20,12 @@ from vllm_ppsd.exit_head.fingerprint import model_folder
 from vllm_ppsd.training.build import checkpoint_tensors, untrained
 from vllm_ppsd.training.card import write_card
 from vllm_ppsd.training.curves import draw_curves
-from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import LOG, Fit
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.loss import most_frequent
+from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.ridge import fit_output_map

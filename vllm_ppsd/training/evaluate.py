@@ -13,8 +13,9 @@ from rich.table import Table
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.build import trained
-from vllm_ppsd.training.dataset import StateSet, pack
+from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.generate import generate
+from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import compute_dtype

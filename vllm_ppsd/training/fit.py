@@ -15,10 +15,11 @@ import torch
 from accelerate import Accelerator
 
 from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.training.dataset import Batch, StateSet, pack
+from vllm_ppsd.training.dataset import Batch, StateSet
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
+from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.progress import Bar, progress
 from vllm_ppsd.training.recipe import Optimisation
 from vllm_ppsd.training.shards import write_whole

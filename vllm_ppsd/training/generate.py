@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig
 
+from vllm_ppsd.config.cpu_binding import CORES, deal
 from vllm_ppsd.config.environment import environment
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.training.errors import TrainingError
@@ -26,7 +27,6 @@ from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.shards import Shards, require_space
 from vllm_ppsd.training.target import compute_dtype
 
-CORES = "VLLM_CPU_OMP_THREADS_BIND"
 BYTES_PER_TOKEN = 8
 """What a token takes in a shard of text, as JSON."""
 
@@ -46,6 +46,11 @@ class Document:
     output: list[int]
     temperature: float
     source: str
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.output)
 
 
 def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
@@ -135,11 +140,6 @@ def _longest_prompt(recipe: Recipe) -> int:
     return min(settings.max_prompt_tokens, limit - settings.max_tokens)
 
 
-def _all_cores() -> str:
-    """Return vLLM's notation for every core of this process; its default spares one."""
-    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
-
-
 def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, float]]]:
     """Return the prompts with their temperatures, shuffled, one list per shard."""
     settings = recipe.generation
@@ -159,7 +159,9 @@ def _engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]
     from vllm import LLM
 
     settings = recipe.generation
-    with environment({CORES: os.environ.get(CORES) or _all_cores()}):
+    # vLLM's own default spares a core.
+    all_cores = deal(sorted(os.sched_getaffinity(0)), 1)
+    with environment({CORES: os.environ.get(CORES) or all_cores}):
         llm = LLM(
             recipe.model,
             max_num_seqs=settings.max_num_seqs,

@@ -17,10 +17,9 @@ added later costs a pass, but the others are kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import Document, read_documents
+from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.progress import progress
 from vllm_ppsd.training.recipe import Cache
 from vllm_ppsd.training.shards import Shards, require_space
@@ -75,8 +75,10 @@ def cache_states(
             documents = list(read_documents(path))
             found = _shard(target, documents, settings, exits, device)
             metadata = {"sources": json.dumps([d.source for d in documents])}
+            index = int(path.stem)
             for name, shards in kinds.items():
-                shards.write(int(path.stem), partial(save_file, found[name], metadata=metadata))
+                if not shards.path(index).is_file():
+                    shards.write(index, partial(save_file, found[name], metadata=metadata))
 
 
 def exit_name(exit_layer: int) -> str:
@@ -94,8 +96,8 @@ def _shard(
     """Return tensors by name, for each kind of shard."""
     parts: dict[str, list[dict[str, torch.Tensor]]] = {}
     offset = 0
-    for batch in batches(documents, settings.batch_tokens):
-        lengths = [len(d.prompt) + len(d.output) for d in batch]
+    for batch in pack(documents, settings.batch_tokens):
+        lengths = [d.length for d in batch]
         tokens = torch.tensor([t for d in batch for t in d.prompt + d.output], device=device)
         rows = rows_of(batch).to(device)
         found = target.run(tokens, lengths, exits)
@@ -130,29 +132,14 @@ def rows_of(documents: Sequence[Document]) -> torch.Tensor:
     for document in documents:
         first = start + len(document.prompt) - 1
         rows += range(first, first + len(document.output))
-        start += len(document.prompt) + len(document.output)
+        start += document.length
     return torch.tensor(rows, dtype=torch.int64)
-
-
-def batches(documents: Sequence[Any], batch_tokens: int) -> Iterator[list[Any]]:
-    """Yield runs of documents of at most ``batch_tokens`` tokens (or one document)."""
-    batch: list[Any] = []
-    total = 0
-    for document in documents:
-        length = len(document.prompt) + len(document.output)
-        if batch and total + length > batch_tokens:
-            yield batch
-            batch, total = [], 0
-        batch.append(document)
-        total += length
-    if batch:
-        yield batch
 
 
 def _bytes(texts: Sequence[Path], hidden: int, exits: int, top_k: int) -> int:
     tokens = rows = 0
     for path in texts:
         for document in read_documents(path):
-            tokens += len(document.prompt) + len(document.output)
+            tokens += document.length
             rows += len(document.output)
     return tokens * (4 + 2 * hidden * exits) + rows * (8 + 2 * hidden + 6 * top_k)

@@ -16,6 +16,7 @@ from vllm_ppsd.training.distill import fit
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.recipe import Recipe
+from vllm_ppsd.training.shards import write_whole
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import check_exit_layer
 from vllm_ppsd.training.validation import Validation
@@ -53,7 +54,7 @@ def sweep(
         chosen = recipe.model_copy(update={"exit_layer": exit_layer})
         found = fit(chosen, work, head, device, stages, command)
         done[str(exit_layer)] = asdict(found)
-        notes.write_text(json.dumps(done, indent=2))
+        write_whole(notes, lambda path: path.write_text(json.dumps(done, indent=2)))
     results = {e: Validation(**done[str(e)]) for e in exits}
     _print(results, stages)
     _draw(results, stages, output / "sweep.png")
