@@ -14,7 +14,7 @@ from vllm_ppsd.cli.main import main
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.training.build import trained
 from vllm_ppsd.training.dataset import StateSet
-from vllm_ppsd.training.generate import read_documents
+from vllm_ppsd.training.documents import read_documents
 from vllm_ppsd.training.validation import validate
 
 pytestmark = pytest.mark.e2e

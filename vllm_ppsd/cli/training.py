@@ -83,6 +83,7 @@ def _recipe(arguments: argparse.Namespace, exit_layer: int | None = None) -> Rec
 
     from vllm_ppsd.training.errors import TrainingError
     from vllm_ppsd.training.recipe import Recipe, read_recipe
+    from vllm_ppsd.wording import problems
 
     values: dict[str, Any] = (
         read_recipe(arguments.recipe).model_dump(exclude_unset=True) if arguments.recipe else {}
@@ -102,10 +103,9 @@ def _recipe(arguments: argparse.Namespace, exit_layer: int | None = None) -> Rec
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
-        raise TrainingError(f"the recipe is not complete or not right: {problems}") from None
+        raise TrainingError(
+            f"the recipe is not complete or not right: {problems(error, 'recipe')}"
+        ) from None
 
 
 def _device(arguments: argparse.Namespace) -> Any:

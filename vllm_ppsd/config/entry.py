@@ -24,6 +24,7 @@ from vllm_ppsd.config.layout import (
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.wording import problems
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -92,7 +93,7 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
             target_parallel_config=parallel_config,
         )
     except ValidationError as error:
-        raise PPSDConfigError(_readable(error)) from None
+        raise PPSDConfigError(problems(error, "config")) from None
 
 
 def model_shape(model_config: Any) -> ModelShape:
@@ -116,7 +117,7 @@ def _synthetic_drafter(given: Any) -> SyntheticDrafter | None:
     try:
         drafter = SyntheticDrafter.model_validate(given)
     except ValidationError as error:
-        raise PPSDConfigError(f"synthetic_drafter: {_readable(error)}") from None
+        raise PPSDConfigError(f"synthetic_drafter: {problems(error, 'config')}") from None
     if not Path(drafter.record).is_file():
         raise PPSDConfigError(f"synthetic_drafter: the record {drafter.record!r} does not exist")
     return drafter
@@ -156,9 +157,3 @@ def _wire(engine_args: Any, parallel_config: Any) -> None:
     parallel_config.worker_cls = WORKER_CLS[current_platform.device_type]
     if current_platform.is_cpu():
         cpu_binding.apply(parallel_config.world_size)
-
-
-def _readable(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'config'}: {item['msg']}" for item in error.errors()
-    )

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vllm_ppsd.config.cpu_binding import bound
+from vllm_ppsd.progress import Bar, progress
 
 PROMPTS = (
     "Why is the sky blue? Answer in three sentences.",
@@ -91,24 +91,11 @@ def _run(
 
 def _generate(console: Console, llm: Any, max_tokens: int, drafting: bool) -> Run:
     result = Run()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     _stream(console, llm, "Hello", 8, None)
     for number, prompt in enumerate(PROMPTS, 1):
         console.print(f"[bold]{prompt}[/bold]")
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(f"prompt {number} of {len(PROMPTS)}", total=max_tokens)
-            tokens, seconds = _stream(
-                console,
-                llm,
-                prompt,
-                max_tokens,
-                lambda n, t=task, p=progress: p.update(t, completed=n),
-            )
+        with progress(f"prompt {number} of {len(PROMPTS)}", console) as bar:
+            tokens, seconds = _stream(console, llm, prompt, max_tokens, bar)
         result.tokens.append(tokens)
         result.seconds += seconds
     if drafting:
@@ -119,7 +106,7 @@ def _generate(console: Console, llm: Any, max_tokens: int, drafting: bool) -> Ru
 
 
 def _stream(
-    console: Console, llm: Any, prompt: str, max_tokens: int, report: Any
+    console: Console, llm: Any, prompt: str, max_tokens: int, bar: Bar | None
 ) -> tuple[list[int], float]:
     """Generate for one prompt, print text line by line; return tokens and decode seconds."""
     from vllm import SamplingParams
@@ -140,9 +127,9 @@ def _stream(
             if not tokens:
                 first = last
             tokens = list(completion.token_ids)
-            if report is None:
+            if bar is None:
                 continue
-            report(len(tokens))
+            bar.to(len(tokens), max_tokens)
             whole = len(completion.text) if output.finished else completion.text.rfind("\n") + 1
             if whole > printed:
                 console.print(completion.text[printed:whole].rstrip("\n"), markup=False)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder, read_model_config
+from vllm_ppsd.wording import problems
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -163,8 +164,4 @@ def _read_config(file: Path) -> ExitHeadConfig:
     try:
         return ExitHeadConfig.model_validate_json(file.read_text())
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'config'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise ExitHeadError(f"{file}: {problems}") from None
+        raise ExitHeadError(f"{file}: {problems(error, 'config')}") from None

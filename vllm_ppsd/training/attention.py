@@ -51,13 +51,6 @@ def packed_attention(
     return torch.cat(documents, dim=2).transpose(1, 2)
 
 
-def block_diagonal_causal_mask(lengths: Sequence[int]) -> torch.Tensor:
-    """Return the mask as a matrix, bool [tokens, tokens]; True where a row attends."""
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    same = document[:, None] == document[None, :]
-    return same & torch.ones_like(same).tril()
-
-
 def _xformers(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -84,15 +77,13 @@ def _forward(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     packed_lengths: Sequence[int] = (),
-    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface."""
-    if sliding_window is not None and max(packed_lengths) > sliding_window:
-        raise NotImplementedError(
-            f"a document of {max(packed_lengths)} tokens exceeds the target's sliding window "
-            f"of {sliding_window}; shorten max_prompt_tokens or max_tokens in the recipe"
-        )
+    """transformers' attention interface.
+
+    No document is longer than the target's sliding window, if it has one
+    (``generate`` sees to it), so the window masks nothing.
+    """
     return packed_attention(query, key, value, packed_lengths, scaling), None
 
 

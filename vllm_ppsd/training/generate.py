@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,40 +14,17 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig
 
-from vllm_ppsd.config.cpu_binding import CORES, deal
-from vllm_ppsd.config.environment import environment
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.progress import progress
+from vllm_ppsd.training.answers import answer, engine
+from vllm_ppsd.training.documents import Document, write_documents
 from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.training.progress import progress
-from vllm_ppsd.training.prompts import Prompt, chat_tokens, read_prompts
+from vllm_ppsd.training.prompts import Prompt, read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.shards import Shards, require_space
-from vllm_ppsd.training.target import compute_dtype
 
 BYTES_PER_TOKEN = 8
 """What a token takes in a shard of text, as JSON."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One prompt with the target's answer, or plain text with no prompt.
-
-    Attributes:
-        prompt: token ids.
-        output: token ids that the target wrote (or the plain text's).
-        temperature: at which the answer was sampled.
-        source: where the prompt came from.
-    """
-
-    prompt: list[int]
-    output: list[int]
-    temperature: float
-    source: str
-
-    @property
-    def length(self) -> int:
-        """Tokens of prompt and answer."""
-        return len(self.prompt) + len(self.output)
 
 
 def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
@@ -80,12 +54,17 @@ def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
     Console().print(
         f"{len(prompts)} prompts, {len(jobs)} shards of text, {len(missing)} still to write"
     )
-    left_out = 0
-    with _engine(recipe, longest, device) as llm, progress("shards of text") as bar:
-        for index in bar.track(missing):
-            documents, skipped = _answer(llm, jobs[index], settings.max_tokens, longest)
-            left_out += skipped
-            shards.write(index, partial(write_documents, documents))
+    left_out = written = 0
+    with engine(recipe, longest, device) as llm, progress("shards of text") as bar:
+        started = time.monotonic()
+        asked = {index: jobs[index] for index in missing}
+        shards_done = answer(llm, asked, settings.max_num_seqs, settings.max_tokens, longest)
+        for count, shard in enumerate(shards_done, 1):
+            shards.write(shard.index, partial(write_documents, shard.documents))
+            left_out += shard.left_out
+            written += sum(len(d.output) for d in shard.documents)
+            rate = written / (time.monotonic() - started)
+            bar.to(count, len(missing), f"{rate:.0f} answer tokens/s")
         for offset, text in enumerate(texts):
             documents = _plain(llm.get_tokenizer(), text, settings.max_tokens)
             shards.write(len(jobs) + offset, partial(write_documents, documents))
@@ -110,17 +89,6 @@ def _digest(texts: Iterable[str]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def write_documents(documents: Sequence[Document], path: Path) -> None:
-    """Write documents as JSONL."""
-    path.write_text("".join(json.dumps(document.__dict__) + "\n" for document in documents))
-
-
-def read_documents(path: Path) -> Iterator[Document]:
-    """Read what ``write_documents`` wrote."""
-    for line in path.read_text().splitlines():
-        yield Document(**json.loads(line))
-
-
 def _longest_prompt(recipe: Recipe) -> int:
     """Return the longest prompt, in tokens, that recipe and model allow.
 
@@ -129,15 +97,21 @@ def _longest_prompt(recipe: Recipe) -> int:
     """
     settings = recipe.generation
     config = AutoConfig.from_pretrained(model_folder(recipe.model))
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None:
-        return settings.max_prompt_tokens
-    if limit <= settings.max_tokens:
-        raise TrainingError(
-            f"answers of {settings.max_tokens} tokens leave no room for a prompt in "
-            f"{recipe.model}'s {limit} positions; lower max_tokens"
-        )
-    return min(settings.max_prompt_tokens, limit - settings.max_tokens)
+    limits = {"positions": getattr(config, "max_position_embeddings", None)}
+    if getattr(config, "use_sliding_window", True):
+        # Training attends within whole documents (training/attention.py).
+        limits["sliding window"] = getattr(config, "sliding_window", None)
+    longest = settings.max_prompt_tokens
+    for what, limit in limits.items():
+        if limit is None:
+            continue
+        if limit <= settings.max_tokens:
+            raise TrainingError(
+                f"answers of {settings.max_tokens} tokens leave no room for a prompt in "
+                f"{recipe.model}'s {what} of {limit}; lower max_tokens"
+            )
+        longest = min(longest, limit - settings.max_tokens)
+    return longest
 
 
 def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, float]]]:
@@ -151,60 +125,6 @@ def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, 
     random.Random(settings.seed).shuffle(pairs)
     size = settings.prompts_per_shard
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
-
-
-@contextmanager
-def _engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
-    """Yield vLLM's ``LLM`` on the target, on all cores, and stop it afterwards."""
-    from vllm import LLM
-
-    settings = recipe.generation
-    # vLLM's own default spares a core.
-    all_cores = deal(sorted(os.sched_getaffinity(0)), 1)
-    with environment({CORES: os.environ.get(CORES) or all_cores}):
-        llm = LLM(
-            recipe.model,
-            max_num_seqs=settings.max_num_seqs,
-            max_model_len=longest + settings.max_tokens,
-            seed=settings.seed,
-            dtype=str(compute_dtype(device)).removeprefix("torch."),
-            enforce_eager=settings.enforce_eager,
-        )
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-
-
-def _answer(
-    llm: Any, jobs: Sequence[tuple[Prompt, float]], max_tokens: int, longest: int
-) -> tuple[list[Document], int]:
-    """Let the target answer; return the documents and how many prompts were left out."""
-    from vllm import SamplingParams
-
-    tokenizer = llm.get_tokenizer()
-    requests, parameters, kept = [], [], []
-    for prompt, temperature in jobs:
-        tokens = chat_tokens(tokenizer, prompt.text)
-        if len(tokens) > longest:
-            continue
-        requests.append({"prompt_token_ids": tokens})
-        parameters.append(
-            # No seed per request: on CPU, vLLM cannot cut a seeded prompt in chunks.
-            SamplingParams(temperature=temperature, max_tokens=max_tokens)
-        )
-        kept.append((prompt, temperature))
-    answers = llm.generate(requests, parameters, use_tqdm=False)
-    documents = [
-        Document(
-            list(answer.prompt_token_ids),
-            list(answer.outputs[0].token_ids),
-            temperature,
-            prompt.source,
-        )
-        for answer, (prompt, temperature) in zip(answers, kept, strict=True)
-    ]
-    return documents, len(jobs) - len(kept)
 
 
 def _plain(tokenizer: Any, path: Path, length: int) -> list[Document]:

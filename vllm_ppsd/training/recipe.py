@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vllm_ppsd.exit_head.config import HeadType
 from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.wording import problems
 
 
 class _Part(BaseModel):
@@ -133,8 +134,4 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise TrainingError(f"{path}: {problems}") from None
+        raise TrainingError(f"{path}: {problems(error, 'recipe')}") from None

@@ -48,10 +48,6 @@ class Shards:
         """Return the file of shard ``index``, written or not."""
         return self.folder / f"{index:05d}{self._suffix}"
 
-    def written(self) -> list[Path]:
-        """Return the shards that are there, in order."""
-        return sorted(self.folder.glob(f"*{self._suffix}"))
-
     def write(self, index: int, write: Callable[[Path], Any]) -> None:
         """Let ``write`` make shard ``index``."""
         write_whole(self.path(index), write)

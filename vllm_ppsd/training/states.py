@@ -26,10 +26,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.progress import progress
+from vllm_ppsd.training.documents import Document, read_documents
 from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.training.generate import Document, read_documents
 from vllm_ppsd.training.packing import pack
-from vllm_ppsd.training.progress import progress
 from vllm_ppsd.training.recipe import Cache
 from vllm_ppsd.training.shards import Shards, require_space
 from vllm_ppsd.training.target import Target, check_exit_layer, compute_dtype

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +19,9 @@ from rich.progress import (
 
 T = TypeVar("T")
 
+SECONDS_PER_LINE = 30
+"""How often a log file, which shows no bar, gets a line instead."""
+
 
 class Bar:
     """One bar with a line of figures behind it."""
@@ -24,21 +29,30 @@ class Bar:
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=None, figures="")
+        self._lines_from = progress.get_time() + SECONDS_PER_LINE
 
     def track(self, items: Sequence[T]) -> Iterator[T]:
         """Yield ``items``, advancing after each."""
-        self._progress.update(self._task, total=len(items))
-        for item in items:
+        for completed, item in enumerate(items):
+            self.to(completed, len(items))
             yield item
-            self._progress.advance(self._task)
+        self.to(len(items), len(items))
 
     def to(self, completed: int, total: int, figures: str = "") -> None:
         """Show ``completed`` of ``total``, and ``figures``."""
         self._progress.update(self._task, completed=completed, total=total, figures=figures)
+        now = self._progress.get_time()
+        if not self._progress.console.is_terminal and now >= self._lines_from:
+            task = self._progress.tasks[self._task]
+            left = timedelta(seconds=round(task.time_remaining or 0))
+            self._progress.console.print(
+                f"{task.description}: {completed} of {total}, {left} left {figures}".rstrip()
+            )
+            self._lines_from = now + SECONDS_PER_LINE
 
 
 @contextmanager
-def progress(description: str) -> Iterator[Bar]:
+def progress(description: str, console: Console | None = None) -> Iterator[Bar]:
     """Show a bar with counts, elapsed and remaining time while the block runs."""
     with Progress(
         TextColumn("{task.description}"),
@@ -47,5 +61,6 @@ def progress(description: str) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
+        console=console,
     ) as bars:
         yield Bar(bars, description)
