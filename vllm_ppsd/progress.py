@@ -44,9 +44,10 @@ class Bar:
         now = self._progress.get_time()
         if not self._progress.console.is_terminal and now >= self._lines_from:
             task = self._progress.tasks[self._task]
-            left = timedelta(seconds=round(task.time_remaining or 0))
+            seconds = task.time_remaining
+            left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
             self._progress.console.print(
-                f"{task.description}: {completed} of {total}, {left} left {figures}".rstrip()
+                f"{task.description}: {completed} of {total}{left} {figures}".rstrip()
             )
             self._lines_from = now + SECONDS_PER_LINE
 

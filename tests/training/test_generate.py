@@ -49,7 +49,11 @@ class Tokenizer:
 
 
 def llm() -> Any:
-    return SimpleNamespace(llm_engine=ReversingEngine(), get_tokenizer=Tokenizer)
+    return SimpleNamespace(
+        llm_engine=ReversingEngine(),
+        renderer=SimpleNamespace(render_cmpl=list),
+        get_tokenizer=Tokenizer,
+    )
 
 
 def prompts(*texts: str) -> list[tuple[Prompt, float]]:

@@ -24,8 +24,7 @@ def engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
     from vllm import LLM
 
     settings = recipe.generation
-    # vLLM's own default spares a core; and a worker process beside the engine's would
-    # have the two poll each other on the cores that compute.
+    # vLLM's own default spares a core.
     all_cores = deal(sorted(os.sched_getaffinity(0)), 1)
     with environment({CORES: os.environ.get(CORES) or all_cores}):
         llm = LLM(
@@ -35,7 +34,6 @@ def engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
             seed=settings.seed,
             dtype=str(compute_dtype(device)).removeprefix("torch."),
             enforce_eager=settings.enforce_eager,
-            distributed_executor_backend="uni",
         )
     try:
         yield llm
@@ -114,10 +112,11 @@ def _ask(
     tokenizer = llm.get_tokenizer()
     every = [(prompt, temp, chat_tokens(tokenizer, prompt.text)) for prompt, temp in jobs]
     kept = [job for job in every if len(job[2]) <= longest]
-    for row, (_, temperature, tokens) in enumerate(kept):
+    inputs = llm.renderer.render_cmpl([{"prompt_token_ids": tokens} for *_, tokens in kept])
+    for row, (_, temperature, _) in enumerate(kept):
         llm.llm_engine.add_request(
             f"{index}:{row}",
-            {"prompt_token_ids": tokens},
+            inputs[row],
             # No seed per request: on CPU, vLLM cannot cut a seeded prompt in chunks.
             SamplingParams(
                 temperature=temperature,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from vllm_ppsd.training.target import check_exit_layer, compute_dtype
 from vllm_ppsd.training.validation import Validation
 
 RECIPE, ORIGIN, CURVES, CARD = "recipe.yaml", "origin.json", "curves.png", "README.md"
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's events in the run's folder, where TensorBoard is installed."""
+
 RIDGE_TOKENS = 200_000
 """Training tokens that the output map is fitted on before training."""
 
@@ -61,7 +65,7 @@ def distill(
     check_request(recipe, output)
     generate(recipe, work, device)
     cache_states(recipe.model, recipe.cache, [recipe.exit_layer], work, device)
-    return fit(recipe, work, output, device, stages, command)
+    return _fit(recipe, work, output, device, stages, command)
 
 
 def check_request(recipe: Recipe, output: Path) -> None:
@@ -85,6 +89,12 @@ def fit(
 ) -> Validation:
     """Fit a head to the cached states and write it to ``output``; see ``distill``."""
     check_request(recipe, output)
+    return _fit(recipe, work, output, device, stages, command)
+
+
+def _fit(
+    recipe: Recipe, work: Path, output: Path, device: torch.device, stages: int, command: str
+) -> Validation:
     settings = recipe.optimisation
     torch.manual_seed(settings.seed)
     folder = _run_folder(recipe, work, output)
@@ -106,8 +116,12 @@ def fit(
     head, vocabulary = untrained(recipe.model, config, token_ids)
     dtype = compute_dtype(device, settings.precision)
     accelerator = Accelerator(
-        mixed_precision="bf16" if dtype == torch.bfloat16 else "no", cpu=device.type == "cpu"
+        mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
+        cpu=device.type == "cpu",
+        log_with="tensorboard" if find_spec("tensorboard") else None,
+        project_dir=folder,
     )
+    accelerator.init_trackers(TENSORBOARD)
     head.to(accelerator.device)
     if recipe.output_map:
         packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
@@ -122,6 +136,7 @@ def fit(
         write_card(folder / CARD, recipe, config, found, origin, stages)
         beside = [folder / name for name in (RECIPE, ORIGIN, LOG, CURVES, CARD)]
         save(output, config, checkpoint_tensors(head, vocabulary), beside)
+    accelerator.end_training()
     return found
 
 

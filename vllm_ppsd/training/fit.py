@@ -220,6 +220,11 @@ class Fit:
         }
         with (self._folder / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
+        scalars = {name: value for name, value in figures.items() if not isinstance(value, dict)}
+        for kind, values in figures.items():
+            if isinstance(values, dict):
+                scalars |= {f"{kind}/{n}": v for n, v in values.items() if isinstance(v, float)}
+        self._accelerator.log(scalars | {"learning_rate": rate}, step=self._at.step)
 
     def _save(self) -> None:
         state = {
