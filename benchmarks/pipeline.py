@@ -1,10 +1,11 @@
-"""Speed of PPSD against plain pipeline decoding, at chosen acceptance rates.
+"""Speed of PPSD against plain pipeline decoding, at chosen acceptance rates or with a head.
 
 Three engines are alive at once and take turns on every prompt (A B C A B C …):
-stock vLLM's plain pipeline, PPSD with the synthetic drafter, and plain decoding in
-one process on all cores. A speedup is the median of the ratios of neighbouring
-runs, so that a machine whose speed drifts distorts it little. Every output is
-compared with the plain pipeline's, token for token.
+stock vLLM's plain pipeline, PPSD with the synthetic drafter (with ``--head``, with
+that exit head), and plain decoding in one process on all cores. A speedup is the
+median of the ratios of neighbouring runs, so that a machine whose speed drifts
+distorts it little. Every output is compared with the plain pipeline's, token for
+token.
 
     python -m benchmarks.pipeline MODEL [--repeats 5] [--json results.json]
 """
@@ -27,7 +28,7 @@ from benchmarks import engines
 from benchmarks.engines import Timed
 from vllm_ppsd.config.support import installed_vllm
 from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.training.prompts import chat_tokens, read_prompts
 from vllm_ppsd.worker.synthetic import write_record
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"
@@ -83,29 +84,34 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
     plain = engines.start(
         arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
     )
-    turns_asked = [json.loads(line)["turns"][0] for line in PROMPTS.read_text().splitlines()]
-    prompts = [chat_tokens(plain.get_tokenizer(), turn) for turn in turns_asked]
+    asked = read_prompts([arguments.prompts])[: arguments.limit]
+    prompts = [chat_tokens(plain.get_tokenizer(), prompt.text) for prompt in asked]
     engines.generate(single, prompts[0], 8)
     recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.jsonl"
         write_record(record, [(r.prompt, r.tokens) for r in recorded])
+        synthetic = {
+            "exit_layer": arguments.exit_layer,
+            "synthetic_drafter": {"record": str(record), "acceptance": 1.0},
+        }
+        drafter = {"model": arguments.head} if arguments.head else synthetic
         ppsd = engines.start(
             arguments.model,
             stages=2,
             cores="|".join(cores),
-            speculative_config={
-                "method": "ppsd",
-                "exit_layer": arguments.exit_layer,
-                "synthetic_drafter": {"record": str(record), "acceptance": 1.0},
-            },
+            speculative_config={"method": "ppsd"} | drafter,
             **eager,
         )
     runs: dict[str, list[Timed]] = {}
     counts: dict[str, list[tuple[int, int]]] = {}
     turns: list[tuple[str, Any, float | None]] = [
         (PLAIN, plain, None),
-        *((f"PPSD, p = {p}", ppsd, p) for p in ACCEPTANCES),
+        *(
+            [(f"PPSD, {Path(arguments.head).name}", ppsd, None)]
+            if arguments.head
+            else [(f"PPSD, p = {p}", ppsd, p) for p in ACCEPTANCES]
+        ),
         (SINGLE, single, None),
     ]
     for prompt in tqdm(prompts * arguments.repeats, desc="rounds"):
@@ -113,9 +119,10 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
             engines.settle()
             if acceptance is not None:
                 engine.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+            if engine is ppsd:
                 before = engines.draft_counts(engine)
             runs.setdefault(name, []).append(engines.generate(engine, prompt, arguments.tokens))
-            if acceptance is not None:
+            if engine is ppsd:
                 after = engines.draft_counts(engine)
                 counts.setdefault(name, []).append((after[0] - before[0], after[1] - before[1]))
     alphas = {
@@ -154,6 +161,8 @@ def _report(
         "rows": rows,
         "command": f"python -m benchmarks.pipeline MODEL --exit-layer {arguments.exit_layer} "
         f"--repeats {arguments.repeats} --tokens {arguments.tokens}"
+        + (f" --head {Path(arguments.head).name}" if arguments.head else "")
+        + (f" --prompts {Path(arguments.prompts).name}" if arguments.prompts != PROMPTS else "")
         + (" --eager" if arguments.eager else ""),
         "commit": _commit(),
         "versions": " ".join(installed_vllm() or ("vllm", "?")),
@@ -185,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=96, help="output tokens per prompt")
     parser.add_argument("--cores", default="0,1", help="one core per stage")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--head", help="exit head to draft with, made for --exit-layer")
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSONL file or folder")
+    parser.add_argument("--limit", type=int, help="use the first prompts only")
     parser.add_argument("--json", help="write all numbers to this file")
     return parser
 

@@ -98,12 +98,24 @@ def refused(arguments: EngineArgs, match: str) -> None:
         arguments.create_engine_config()
 
 
-def test_pipeline_size_1_is_refused(tiny_llama: Path, monkeypatch):
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
-    refused(
-        engine(tiny_llama, 1, speculative_config={"method": "ppsd"}),
-        "pipeline size 1 is not supported yet",
-    )
+def test_pipeline_size_1_runs_vllms_own_speculative_decoding(tiny_llama: Path):
+    options = {"method": "ppsd", "draft_threshold": 0.25}
+    vllm_config = engine(tiny_llama, 1, speculative_config=options).create_engine_config()
+    config = vllm_config.speculative_config
+    assert not config.is_pipelined
+    assert (config.exit_layer, config.max_drafts, config.draft_threshold) == (3, 3, 0.25)
+    assert vllm_config.num_lookahead_tokens == 3
+    assert vllm_config.scheduler_config.scheduler_cls is None
+    assert "single" in vllm_config.parallel_config.worker_cls
+
+
+def test_one_device_needs_a_head_even_for_synthetic_drafts(tmp_path: Path):
+    record = tmp_path / "record.jsonl"
+    record.touch()
+    drafter = {"record": str(record), "acceptance": 1.0}
+    options = {"method": "ppsd", "exit_layer": 3, "synthetic_drafter": drafter}
+    bare = make_tiny_model(tmp_path / "bare", seed=5)
+    refused(engine(bare, 1, speculative_config=options), "needs an exit head")
 
 
 def test_an_unknown_key_is_refused_by_name(tiny_llama: Path):

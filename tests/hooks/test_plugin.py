@@ -36,6 +36,7 @@ def test_with_ppsd_no_sampling_parameter_is_refused():
 
     class PPSD:
         method = "ppsd"
+        is_pipelined = True
 
     SamplingParams(min_p=0.5, logit_bias={1: 1.0})._validate_spec_decode(PPSD())
 

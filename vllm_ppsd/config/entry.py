@@ -33,6 +33,12 @@ WORKER_CLS = {
     "cpu": "vllm_ppsd.worker.cpu.PPSDCPUWorker",
     "cuda": "vllm_ppsd.worker.cuda.PPSDCUDAWorker",
 }
+ONE_DEVICE_WORKER_CLS = {
+    "cpu": "vllm_ppsd.single.cpu.SingleCPUWorker",
+    "cuda": "vllm_ppsd.single.cuda.SingleCUDAWorker",
+}
+ONE_DEVICE_DRAFTS = 3
+"""Drafts of a step on one device, unless the user says how many."""
 
 
 def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDConfig:
@@ -50,24 +56,39 @@ def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDCon
     check_option_names(options)
     support.check(engine_args, model_config, parallel_config)
     ppsd_config = resolve(options, model_config, parallel_config)
-    _wire(engine_args, parallel_config)
-    logger.info(
-        "PPSD: %d pipeline stages with %s layers, exit layer %d, exit head %s, "
-        "at most %d draft(s) of a request in flight",
-        parallel_config.pipeline_parallel_size,
-        "+".join(map(str, ppsd_config.layer_partition)),
-        ppsd_config.exit_layer,
-        ppsd_config.model,
-        ppsd_config.max_drafts,
-    )
-    if ppsd_config.synthetic_drafter is not None:
+    _wire(engine_args, parallel_config, ppsd_config)
+    _announce(ppsd_config)
+    return ppsd_config
+
+
+def _announce(config: PPSDConfig) -> None:
+    if config.is_pipelined:
+        logger.info(
+            "PPSD: %d pipeline stages with %s layers, exit layer %d, exit head %s, "
+            "at most %d draft(s) of a request in flight",
+            len(config.layer_partition),
+            "+".join(map(str, config.layer_partition)),
+            config.exit_layer,
+            config.model,
+            config.max_drafts,
+        )
+    else:
+        logger.info(
+            "PPSD: one device, exit layer %d of %d, exit head %s, up to %d draft(s) a step, "
+            "until one has a probability under %.2f",
+            config.exit_layer,
+            config.layer_partition[0],
+            config.model,
+            config.max_drafts,
+            config.draft_threshold,
+        )
+    if config.synthetic_drafter is not None:
         logger.warning(
             "PPSD: SYNTHETIC DRAFTER. Drafts come from recorded output (%s) and are "
             "right with probability %.2f. For tests and benchmarks only.",
-            ppsd_config.synthetic_drafter.record,
-            ppsd_config.synthetic_drafter.acceptance,
+            config.synthetic_drafter.record,
+            config.synthetic_drafter.acceptance,
         )
-    return ppsd_config
 
 
 def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) -> PPSDConfig:
@@ -78,16 +99,19 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
     head = _exit_head(options, model_config, synthetic)
     exit_layer = _exit_layer(options.get("exit_layer"), head, shape, stages)
     own_partition = os.environ.get("VLLM_PP_LAYER_PARTITION")
-    if own_partition:
+    if stages == 1:
+        partition = [shape.num_layers]
+    elif own_partition:
         partition = check_partition(own_partition, exit_layer, shape.num_layers, stages)
     else:
         partition = split_layers(shape, exit_layer, stages)
     try:
         return PPSDConfig(
             model=str(head.path) if head else None,
-            max_drafts=options.get("num_speculative_tokens", stages - 1),
+            max_drafts=options.get("num_speculative_tokens", stages - 1 or ONE_DEVICE_DRAFTS),
             exit_layer=exit_layer,
             layer_partition=partition,
+            draft_threshold=options.get("draft_threshold", 0.0),
             synthetic_drafter=synthetic,
             target_model_config=model_config,
             target_parallel_config=parallel_config,
@@ -149,11 +173,15 @@ def _exit_layer(
     return head.config.exit_layer
 
 
-def _wire(engine_args: Any, parallel_config: Any) -> None:
+def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:
     from vllm.platforms import current_platform
 
-    engine_args.scheduler_cls = SCHEDULER_CLS
     engine_args.async_scheduling = False
-    parallel_config.worker_cls = WORKER_CLS[current_platform.device_type]
+    device = current_platform.device_type
+    if not config.is_pipelined:
+        parallel_config.worker_cls = ONE_DEVICE_WORKER_CLS[device]
+        return
+    engine_args.scheduler_cls = SCHEDULER_CLS
+    parallel_config.worker_cls = WORKER_CLS[device]
     if current_platform.is_cpu():
         cpu_binding.apply(parallel_config.world_size)

@@ -11,6 +11,7 @@ from vllm.config.utils import config
 from vllm.utils.hashing import safe_hash
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 
 
 class SyntheticDrafter(BaseModel):
@@ -36,9 +37,10 @@ class SyntheticDrafter(BaseModel):
 class PPSDConfig(SpeculativeConfig):
     """vLLM's speculative config for the method ``ppsd``.
 
-    Below the front end the engine runs plain decoding, and this object says which
-    lanes of it count. So of vLLM's own fields only ``method``, ``model``,
-    ``num_speculative_tokens`` and the two target configs are used.
+    In a pipeline, the engine below the front end runs plain decoding, and this
+    object says which lanes of it count; on one device, the engine runs vLLM's own
+    speculative decoding with PPSD's proposer. Of vLLM's fields only ``method``,
+    ``model``, ``num_speculative_tokens`` and the two target configs are used.
     """
 
     method: Literal["ppsd"] = "ppsd"
@@ -56,7 +58,11 @@ class PPSDConfig(SpeculativeConfig):
     """Number of decoder layers before the exit (E = 12: layers 0..11 have run)."""
 
     layer_partition: list[int] = dataclasses.field(default_factory=list)
-    """Decoder layers per stage; the first equals ``exit_layer``."""
+    """Decoder layers per stage; in a pipeline the first equals ``exit_layer``."""
+
+    draft_threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+    """On one device, nothing is drafted behind a draft that the head gives a lower
+    probability than this."""
 
     synthetic_drafter: SyntheticDrafter | None = None
     """Replace the head's drafts by recorded output; for tests and benchmarks only."""
@@ -67,18 +73,25 @@ class PPSDConfig(SpeculativeConfig):
 
     @model_validator(mode="after")
     def _verify_args(self) -> PPSDConfig:
-        if not self.layer_partition or self.layer_partition[0] != self.exit_layer:
+        if self.is_pipelined and self.layer_partition[0] != self.exit_layer:
             raise PPSDConfigError(
                 f"stage 0 must hold the {self.exit_layer} layers before the exit, "
                 f"but the layers are split as {self.layer_partition}"
             )
-        if self.model is None and self.synthetic_drafter is None and self.max_drafts:
-            raise PPSDConfigError("PPSD needs an exit head or a synthetic drafter to draft")
+        if self.model is None and self.max_drafts:
+            if not self.is_pipelined:
+                raise PPSDConfigError("PPSD on one device needs an exit head to draft")
+            if self.synthetic_drafter is None:
+                raise PPSDConfigError("PPSD needs an exit head or a synthetic drafter to draft")
         return self
 
     def compute_hash(self) -> str:
-        """Return a constant: the compiled graph is that of plain decoding."""
-        return str(safe_hash(b"ppsd", usedforsecurity=False).hexdigest())
+        """Return what compiled graphs depend on besides the target: the head's make.
+
+        The target's own graph is that of plain decoding.
+        """
+        make = ExitHeadFolder.open(self.model).config.model_dump_json() if self.model else ""
+        return str(safe_hash(f"ppsd {make}".encode(), usedforsecurity=False).hexdigest())
 
     def __repr__(self) -> str:
         return (
@@ -87,6 +100,15 @@ class PPSDConfig(SpeculativeConfig):
             f"layer_partition={self.layer_partition}, "
             f"synthetic_drafter={self.synthetic_drafter!r})"
         )
+
+    @property
+    def is_pipelined(self) -> bool:
+        """Whether stage 0 drafts while later stages verify; else one device does both."""
+        return len(self.layer_partition) > 1
+
+    def uses_draft_model(self) -> bool:
+        """Have vLLM allocate key/value slots for drafts, as it does for draft models."""
+        return not self.is_pipelined and self.max_drafts > 0
 
     @property
     def head_is_needed(self) -> bool:
@@ -99,6 +121,7 @@ USER_OPTIONS: tuple[str, ...] = (
     "model",
     "num_speculative_tokens",
     "exit_layer",
+    "draft_threshold",
     "synthetic_drafter",
 )
 """What a user may write into ``speculative_config``; everything else is refused."""

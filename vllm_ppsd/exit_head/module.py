@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.compilation.backends import set_model_tag
+from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.logger import init_logger
 from vllm.model_executor.layers.layernorm import RMSNorm
@@ -22,6 +24,9 @@ from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.loading import load_lm_head_rows, load_tensors
 
 logger = init_logger("vllm.plugins.ppsd")
+
+COMPILE_TAG = "ppsd_exit_head"
+"""Names the head's compiled graph in vLLM's log and cache."""
 
 
 class ResidualMLP(nn.Module):
@@ -45,20 +50,26 @@ class ResidualMLP(nn.Module):
         return x + out
 
 
+@support_torch_compile(
+    dynamic_arg_dims={"positions": 0, "hidden_states": 0, "residual": 0, "rows": 0}
+)
 class ExitHead(nn.Module):
     """Drafts the next token from the hidden state behind the exit layer.
 
+    vLLM compiles it as it compiles the target, unless it was told not to compile.
+
     Args:
-        config: the head's config.
         vllm_config: the target's vLLM config.
+        config: the head's config.
         layer_class: the target's decoder layer class, for ``transformer`` heads.
         lm_head: the target's LM head, or the rows of it for the draft vocabulary.
     """
 
     def __init__(
         self,
-        config: ExitHeadConfig,
+        *,
         vllm_config: VllmConfig,
+        config: ExitHeadConfig,
         layer_class: type[nn.Module],
         lm_head: nn.Module,
     ) -> None:
@@ -94,8 +105,8 @@ class ExitHead(nn.Module):
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None,
         rows: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return one drafted token id per row.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return one draft per row, and the head's probability of it.
 
         Args:
             positions: int64 [tokens].
@@ -104,11 +115,30 @@ class ExitHead(nn.Module):
             rows: int64 [rows], the tokens to draft behind.
 
         Returns:
-            int64 [rows], ids in the target's vocabulary.
+            int64 [rows], ids in the target's vocabulary, and float32 [rows].
         """
-        logits = self.logits(positions, hidden_states, residual, rows)
-        drafts = logits.argmax(dim=-1)
-        return drafts if self.draft_token_ids is None else self.draft_token_ids[drafts]
+        logits = self.logits(positions, hidden_states, residual, rows).float()
+        best, drafts = logits.max(dim=-1)
+        probabilities = (best - logits.logsumexp(dim=-1)).exp()
+        if self.draft_token_ids is not None:
+            drafts = self.draft_token_ids[drafts]
+        return drafts, probabilities
+
+    def observe(self, positions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Run the head's decoder layers, which writes their key/value entries.
+
+        Args:
+            positions: int64 [tokens].
+            states: [tokens, hidden] behind the exit layer; not changed, although
+                vLLM's fused norms work in place: hence the copy.
+
+        Returns:
+            [tokens, hidden], behind the head's layers.
+        """
+        hidden, carried = states.clone(), None
+        for layer in self.layers:
+            hidden, carried = layer(positions, hidden, carried)
+        return hidden if carried is None else hidden + carried
 
     def logits(
         self,
@@ -119,15 +149,11 @@ class ExitHead(nn.Module):
     ) -> torch.Tensor:
         """Return [rows, draft vocabulary] logits; arguments as in ``forward``.
 
-        The inputs go down the pipeline afterwards and must not change, while
-        vLLM's fused norms work in place: hence the copies.
+        The inputs go down the pipeline afterwards and must not change.
         """
         state = hidden_states if residual is None else hidden_states + residual
         if self.layers:
-            hidden, carried = state.clone(), None
-            for layer in self.layers:
-                hidden, carried = layer(positions, hidden, carried)
-            state = hidden if carried is None else hidden + carried
+            state = self.observe(positions, state)
         state = state[rows]
         if self.mlp is not None:
             state = self.mlp(state)
@@ -156,7 +182,13 @@ def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> Exi
         torch.device(vllm_config.device_config.device or "cpu"),
     ):
         lm_head = _lm_head(config, vllm_config, inner, tensors)
-        head = ExitHead(config, vllm_config, type(inner.layers[0]), lm_head)
+        with set_model_tag(COMPILE_TAG):
+            head = ExitHead(
+                vllm_config=vllm_config,
+                config=config,
+                layer_class=type(inner.layers[0]),
+                lm_head=lm_head,
+            )
         load_tensors(head, tensors, getattr(model, "packed_modules_mapping", {}))
         process_weights_after_loading(head, model_config, torch.device(_device(vllm_config)))
     logger.info("PPSD: exit head %s (%s) loaded", folder.path, config.head_type)

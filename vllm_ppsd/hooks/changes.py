@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vllm_ppsd.hooks.request import is_ppsd
+from vllm_ppsd.hooks.request import is_marked_worker, is_pipelined
 from vllm_ppsd.protocol import steps_in_flight
 
 
@@ -45,7 +45,7 @@ def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def replacement(self: Any) -> int:
         batches: int = original(self)
-        if not is_ppsd(self.speculative_config):
+        if not is_pipelined(self.speculative_config):
             return batches
         return max(batches, steps_in_flight(self.speculative_config.max_drafts))
 
@@ -56,7 +56,7 @@ def post_step(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineCore.post_step``: drafts never pass through the scheduler."""
 
     def replacement(self: Any, model_executed: bool) -> None:
-        if not is_ppsd(self.vllm_config.speculative_config):
+        if not is_pipelined(self.vllm_config.speculative_config):
             original(self, model_executed)
 
     return replacement
@@ -66,8 +66,33 @@ def validate_spec_decode(original: Callable[..., Any]) -> Callable[..., Any]:
     """``SamplingParams._validate_spec_decode``: no sampling parameter is excluded."""
 
     def replacement(self: Any, speculative_config: Any) -> None:
-        if not is_ppsd(speculative_config):
+        if not is_pipelined(speculative_config):
             original(self, speculative_config)
+
+    return replacement
+
+
+def expand_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``_expand_kernel_impl``: fill ``output`` whatever its dtype.
+
+    vLLM's fills an int64 copy, which is lost: temperature, top-k and top-p of drafted
+    tokens are then whatever was in memory, on CPU with any speculative method.
+    """
+
+    def replacement(
+        output: Any,
+        input_val: Any,
+        cu_num_tokens: Any,
+        replace_from: Any,
+        replace_to: Any,
+        MAX_NUM_TOKENS: int | None = None,
+    ) -> None:
+        if not is_marked_worker():
+            original(output, input_val, cu_num_tokens, replace_from, replace_to, MAX_NUM_TOKENS)
+            return
+        counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1))
+        expanded = input_val.repeat_interleave(counts)
+        output.copy_(expanded.masked_fill(expanded == replace_from, replace_to))
 
     return replacement
 

@@ -6,7 +6,25 @@ from typing import Any
 
 METHOD = "ppsd"
 
+_in_this_worker = False
+
 
 def is_ppsd(speculative_config: Any) -> bool:
     """Whether ``speculative_config`` (or None) is a ``PPSDConfig``."""
     return getattr(speculative_config, "method", None) == METHOD
+
+
+def mark_worker() -> None:
+    """Note that this process is a worker that PPSD drafts in on one device."""
+    global _in_this_worker
+    _in_this_worker = True
+
+
+def is_marked_worker() -> bool:
+    """Whether this process is such a worker."""
+    return _in_this_worker
+
+
+def is_pipelined(speculative_config: Any) -> bool:
+    """Whether it is one whose drafts run while later pipeline stages verify."""
+    return is_ppsd(speculative_config) and bool(speculative_config.is_pipelined)

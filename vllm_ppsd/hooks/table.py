@@ -55,6 +55,15 @@ HOOKS: tuple[Hook, ...] = (
         why="CPUWorker names its model runner class; this lets a subclass choose.",
         platform="cpu",
     ),
+    Hook(
+        name="expand-kernel",
+        module="vllm.utils.cpu_triton_utils",
+        attribute="_expand_kernel_impl",
+        source_sha256="b0d7df291932f1c3d0818bcba211d3c9b2a701de070dc888ff659948763e9559",
+        wrap=changes.expand_kernel,
+        why="On CPU, vLLM loses the temperature of drafted tokens; sampling needs it.",
+        platform="cpu",
+    ),
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from vllm.forward_context import set_forward_context
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
@@ -42,6 +43,19 @@ class ProposerStage(Stage):
                 self._config.synthetic_drafter, self.runner.model_config.get_vocab_size()
             )
 
+    def warm_up(self, num_tokens: int) -> None:
+        if self._head is None:
+            return
+        config, device = self.runner.vllm_config, self.runner.device
+        states = self.runner.model.make_empty_intermediate_tensors(
+            batch_size=num_tokens, dtype=config.model_config.dtype, device=device
+        )
+        positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+        # Fewer rows than tokens: equal sizes would be compiled as one.
+        rows = torch.arange(max(1, num_tokens // 2), device=device)
+        with torch.inference_mode(), set_forward_context(None, config, num_tokens=num_tokens):
+            self._head(positions, states["hidden_states"], states["residual"], rows)
+
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
@@ -60,7 +74,8 @@ class ProposerStage(Stage):
         super().before_update(scheduler_output)
 
     def after_prepare(self, logits_indices: torch.Tensor) -> None:
-        self._logits_indices = logits_indices
+        # The compiled head has no guards: it reads what it is given as int64.
+        self._logits_indices = logits_indices.to(torch.int64)
 
     def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
         if not self._config.max_drafts:
@@ -113,7 +128,8 @@ class ProposerStage(Stage):
         if self._head is None:
             return [NO_DRAFT] * self.runner.input_batch.num_reqs
         assert self._logits_indices is not None
-        drafts: list[int] = self._head(
+        drafts, _ = self._head(
             positions, output["hidden_states"], output["residual"], self._logits_indices
-        ).tolist()
-        return drafts
+        )
+        tokens: list[int] = drafts.tolist()
+        return tokens

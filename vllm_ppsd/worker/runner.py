@@ -32,6 +32,11 @@ class PPSDRunnerMixin:
         super().load_model(*args, **kwargs)  # type: ignore[misc]
         self.ppsd_stage.load()
 
+    def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
+        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+        self.ppsd_stage.warm_up(num_tokens)
+        return output
+
     def execute_model(self, scheduler_output: Any, intermediate_tensors: Any = None) -> Any:
         self._allocate_intermediate_tensors()
         return self.ppsd_stage.execute(

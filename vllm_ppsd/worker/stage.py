@@ -36,6 +36,9 @@ class Stage:
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
 
+    def warm_up(self, num_tokens: int) -> None:
+        """Compile, and use the memory of, what the stage runs behind its layers."""
+
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         """Run one tick; ``execute`` is vLLM's ``execute_model``."""
         self._drafts = transport.detach(intermediate)

@@ -1,0 +1,89 @@
+"""One device: drafts through the early layers, verified by the whole target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import engine as e
+from support.reference import Reference
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head.create import init_head
+
+pytestmark = pytest.mark.e2e
+
+PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 190)), [3], [9, 9, 9, 9]]
+TOKENS = 40
+DRAFTS = 3
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("llama", "transformer"), ("qwen2", "mlp"), ("qwen3", "transformer")]
+)
+def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str):
+    model = make_tiny_model(tmp_path / family, family)
+    init_head(str(model), model / "ppsd", exit_layer=3, head_type=kind)
+    reference = Reference(model)
+    expected = [reference.greedy(prompt, TOKENS) for prompt in PROMPTS]
+    # 8 blocks hold about half of what the five requests need at once.
+    options = {
+        "dtype": "float32",
+        "max_model_len": 160,
+        "block_size": 32,
+        "num_gpu_blocks_override": 8,
+    }
+    with e.engine(model, stages=1, ppsd={"num_speculative_tokens": DRAFTS}, **options) as llm:
+        sampling = e.params(TOKENS)
+        alone = [e.generate(llm, prompt, sampling).tokens for prompt in PROMPTS]
+        together = e.generate_staggered(llm, PROMPTS, sampling, every=2)
+        assert preemptions(llm) > 0
+        e.assert_drafted(llm)
+        if family == "llama":
+            check_distribution(llm, reference)
+            check_aborts(llm, expected)
+    assert alone == expected
+    assert [output.tokens for output in together] == expected
+
+
+def check_distribution(llm, reference: Reference) -> None:
+    """At T = 1 the first token that may have been drafted is distributed as the target's."""
+    prompt, samples = PROMPTS[0], 3000
+    sampling = e.params(2, temperature=1.0, logprobs=None)
+    requests = [{"prompt_token_ids": prompt}] * samples
+    _, hits_before, _ = e.counts(llm)
+    outputs = llm.generate(requests, sampling, use_tqdm=False)
+    assert e.counts(llm)[1] > hits_before
+    seen = torch.bincount(
+        torch.tensor([output.outputs[0].token_ids[1] for output in outputs]), minlength=512
+    ).double()
+    expected = samples * reference.second_token(prompt)
+    common = expected >= 5
+    observed = torch.cat([seen[common], seen[~common].sum()[None]])
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
+    statistic = ((observed - wanted) ** 2 / wanted).sum()
+    degrees = torch.tensor(len(wanted) - 1.0).double()
+    probability = 1 - torch.special.gammainc(degrees / 2, statistic / 2)
+    assert probability > 1e-3
+
+
+def check_aborts(llm, expected: list[list[int]]) -> None:
+    """Requests that are aborted amid their drafts leave the others alone."""
+    core = llm.llm_engine
+    for number, prompt in enumerate(PROMPTS):
+        core.add_request(f"a{number}", {"prompt_token_ids": prompt}, e.params(TOKENS))
+    tokens: dict[str, list[int]] = {}
+    for step in range(10_000):
+        if step == 4:
+            core.abort_request(["a1", "a3"])
+        for output in core.step():
+            tokens[output.request_id] = list(output.outputs[0].token_ids)
+        if not core.has_unfinished_requests():
+            break
+    for number in (0, 2, 4):
+        assert tokens[f"a{number}"] == expected[number]
+
+
+def preemptions(llm) -> int:
+    return next(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")

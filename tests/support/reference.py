@@ -1,0 +1,41 @@
+"""What the target says, straight from transformers in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+class Reference:
+    """A target without any engine around it."""
+
+    def __init__(self, model: Path) -> None:
+        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def greedy(self, prompt: Sequence[int], tokens: int) -> list[int]:
+        """Return ``tokens`` tokens of greedy text behind ``prompt``."""
+        found = self._model.generate(
+            torch.tensor([list(prompt)]),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        return list(found[0, len(prompt) :].tolist())
+
+    @torch.inference_mode()
+    def second_token(self, prompt: Sequence[int]) -> torch.Tensor:
+        """Return the probabilities of the second token behind ``prompt``, at T = 1."""
+        first = self._next(torch.tensor([list(prompt)]))[0]
+        every = torch.arange(len(first))[:, None]
+        behind = torch.cat([torch.tensor(list(prompt)).expand(len(first), -1), every], dim=1)
+        return first @ self._next(behind)
+
+    def _next(self, sequences: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._model(sequences).logits[:, -1]
+        return torch.softmax(logits.double(), dim=-1)

@@ -1,0 +1,124 @@
+"""The proposer on one device: drafts with the target's first layers and the exit head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.compilation.backends import set_model_tag
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.forward_context import set_forward_context
+
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
+from vllm_ppsd.single.draft_batch import draft_batch
+from vllm_ppsd.single.early_layers import COMPILE_TAG, EarlyLayers
+from vllm_ppsd.worker.synthetic import RecordedDrafts
+
+
+class EarlyExitProposer:
+    """vLLM builds it by name, then the runner hands over itself and the config.
+
+    Args:
+        vllm_config: the target's vLLM config.
+    """
+
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        self._vllm_config = vllm_config
+        self._recorded: RecordedDrafts | None = None
+
+    def adopt(self, runner: Any, config: PPSDConfig) -> None:
+        """Take the runner whose batch is drafted for."""
+        self._runner, self._config = runner, config
+
+    def load_model(self, target: Any) -> None:
+        """Build the head, and the early layers around the target's weights."""
+        assert self._config.model is not None
+        self._head: ExitHead = build_exit_head(self._config.model, self._vllm_config, target)
+        with set_current_vllm_config(self._vllm_config), set_model_tag(COMPILE_TAG):
+            self._early = EarlyLayers(
+                vllm_config=self._vllm_config,
+                inner=target.model,
+                exit_layer=self._config.exit_layer,
+            )
+        if self._config.synthetic_drafter is not None:
+            self._recorded = RecordedDrafts.load(
+                self._config.synthetic_drafter, self._vllm_config.model_config.get_vocab_size()
+            )
+
+    def observe(self, positions: torch.Tensor, states: torch.Tensor) -> None:
+        """Fill the head's key/value cache from the target's own pass.
+
+        Called within that pass's forward context. Entries of drafts that turn out
+        misses are written again when their positions are.
+
+        Args:
+            positions: int64 [tokens].
+            states: [tokens, hidden] behind the exit layer.
+        """
+        self._head.observe(positions, states)
+
+    def warm_up(self, num_tokens: int) -> None:
+        """Compile what a draft runs."""
+        device = self._runner.device
+        tokens = torch.zeros(num_tokens, dtype=torch.int32, device=device)
+        positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+        with (
+            torch.inference_mode(),
+            set_forward_context(None, self._vllm_config, num_tokens=num_tokens),
+        ):
+            hidden, residual = self._early(tokens, positions)
+            # Fewer rows than tokens: equal sizes would be compiled as one.
+            rows = torch.arange(max(1, num_tokens // 2), device=device)
+            self._head(positions, hidden, residual, rows)
+
+    def propose(self, sampled: list[list[int]]) -> list[list[int]]:
+        """Draft behind every request that sampled a token in this step.
+
+        Args:
+            sampled: per row of the batch, the tokens that were accepted and sampled;
+                none where the prompt is not finished.
+
+        Returns:
+            Per row, up to ``max_drafts`` tokens.
+        """
+        batch = self._runner.input_batch
+        drafts: list[list[int]] = [[] for _ in sampled]
+        rows = [row for row, tokens in enumerate(sampled) if tokens]
+        newest = {row: sampled[row][-1] for row in rows}
+        first = {row: int(batch.num_tokens_no_spec[row]) - 1 for row in rows}
+        room = {row: self._runner.max_model_len - 1 - first[row] for row in rows}
+        for depth in range(self._config.max_drafts):
+            rows = [row for row in rows if depth < room[row]]
+            if not rows:
+                break
+            positions = [first[row] + depth for row in rows]
+            inputs = [newest[row] for row in rows]
+            tokens, probabilities = self._draft(rows, inputs, positions, depth)
+            for i, row in enumerate(rows):
+                newest[row] = tokens[i]
+                if self._recorded is not None:
+                    request = self._runner.requests[batch.req_ids[row]]
+                    newest[row] = self._recorded.draft(request, positions[i] + 1)
+                drafts[row].append(newest[row])
+            # What follows a doubtful draft would most likely be thrown away.
+            rows = [
+                row
+                for row, probability in zip(rows, probabilities, strict=True)
+                if probability >= self._config.draft_threshold
+            ]
+        return drafts
+
+    def _draft(
+        self, rows: list[int], tokens: list[int], positions: list[int], depth: int
+    ) -> tuple[list[int], list[float]]:
+        """Return a draft behind each token, and the head's probability of it."""
+        batch = draft_batch(self._runner, rows, positions, depth)
+        input_ids = torch.tensor(tokens, dtype=torch.int32, device=self._runner.device)
+        every = torch.arange(len(rows), device=self._runner.device)
+        with set_forward_context(
+            batch.attention, self._vllm_config, num_tokens=len(rows), slot_mapping=batch.slots
+        ):
+            hidden, residual = self._early(input_ids, batch.positions)
+            drafts, probabilities = self._head(batch.positions, hidden, residual, every)
+        return drafts.tolist(), probabilities.tolist()

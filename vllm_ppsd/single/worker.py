@@ -1,0 +1,39 @@
+"""The worker's side of PPSD on one device, for CPU and CUDA workers alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.config import SpeculativeConfig, VllmConfig
+
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.hooks.request import mark_worker
+
+PROPOSER = "vllm_ppsd.single.proposer.EarlyExitProposer"
+
+
+class SingleWorkerMixin:
+    """Names the proposer to vLLM in the way that vLLM offers for classes of others."""
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        config = vllm_config.speculative_config
+        assert isinstance(config, PPSDConfig)
+        self.ppsd_config = config
+        mark_worker()
+        # This process's own copy of the config.
+        vllm_config.speculative_config = (
+            SpeculativeConfig(
+                method="custom_class",
+                model=PROPOSER,
+                num_speculative_tokens=config.max_drafts,
+                target_model_config=config.target_model_config,
+                target_parallel_config=config.target_parallel_config,
+            )
+            if config.max_drafts
+            else None
+        )
+        super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
+
+    def init_device(self) -> None:
+        super().init_device()  # type: ignore[misc]
+        self.model_runner.adopt(self.ppsd_config)  # type: ignore[attr-defined]
