@@ -49,6 +49,14 @@ def test_the_split_is_the_same_every_time(states: StateSet):
         states.split(5, 7)
 
 
+def test_tokens_count_as_written_and_as_probable(states: StateSet):
+    batch = states.batch(states.documents)
+    expected = torch.bincount(batch.next, minlength=6).double()
+    for ids, logprobs in zip(batch.top_ids, batch.top_logprobs, strict=True):
+        expected[ids] += logprobs.double().exp()
+    torch.testing.assert_close(states.token_counts(states.documents, 6), expected)
+
+
 def test_missing_states_are_named(tmp_path: Path):
     with pytest.raises(TrainingError, match="holds no states"):
         StateSet(tmp_path, 2)

@@ -28,10 +28,10 @@ def batch_of(top_ids: list[list[int]], p: list[list[float]]) -> Batch:
 
 
 def test_the_most_frequent_tokens_are_kept_ascending():
-    tokens = torch.tensor([3, 3, 3, 1, 1, 0, 4, 4, 4, 4])
-    assert most_frequent(tokens, 6, 3).tolist() == [1, 3, 4]
-    assert most_frequent(tokens, 6, 6) is None
-    assert most_frequent(tokens, 6, None) is None
+    counts = torch.tensor([1.0, 2.0, 0.0, 2.5, 4.0, 0.0])
+    assert most_frequent(counts, 3).tolist() == [1, 3, 4]
+    assert most_frequent(counts, 6) is None
+    assert most_frequent(counts, None) is None
 
 
 def test_indices_and_tokens_are_inverse():

@@ -134,14 +134,20 @@ class StateSet:
         tensors = {name: torch.cat(pieces) for name, pieces in parts.items()}
         return Batch(lengths=tuple(place.length for place in documents), **tensors)
 
-    def next_tokens(self, documents: Sequence[Place]) -> torch.Tensor:
-        """Return the answer tokens of all ``documents``, int64."""
-        return torch.cat(
-            [
-                self._files[d.shard][0].get_slice("next")[d.first_row : d.last_row].long()
-                for d in documents
-            ]
-        )
+    def token_counts(self, documents: Sequence[Place], vocab_size: int) -> torch.Tensor:
+        """Return how often the target wrote each token, or might have: float64 [vocabulary].
+
+        A written token counts one, and every token of a position's top-k counts its
+        probability, which tells more about tokens that a short text happens to lack.
+        """
+        counts = torch.zeros(vocab_size, dtype=torch.float64)
+        for document in documents:
+            file = self._files[document.shard][0]
+            rows = slice(document.first_row, document.last_row)
+            counts += torch.bincount(file.get_slice("next")[rows], minlength=vocab_size)
+            probabilities = file.get_slice("top_logprobs")[rows].double().exp().flatten()
+            counts.index_add_(0, file.get_slice("top_ids")[rows].flatten(), probabilities)
+        return counts
 
 
 def _places(shard: int, file: Any) -> list[Place]:

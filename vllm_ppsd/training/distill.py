@@ -102,7 +102,7 @@ def _fit(
     documents, _ = states.split(settings.validation_documents, settings.seed)
     target = describe_target(model_folder(recipe.model))
     token_ids = most_frequent(
-        states.next_tokens(documents), target.vocab_size, recipe.draft_vocab_size
+        states.token_counts(documents, target.vocab_size), recipe.draft_vocab_size
     )
     config = head_config(
         target,

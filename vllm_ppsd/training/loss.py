@@ -39,11 +39,10 @@ class DraftVocabulary:
         return self.token_ids[drafts]
 
 
-def most_frequent(tokens: torch.Tensor, vocab_size: int, size: int | None) -> torch.Tensor | None:
-    """Return the ``size`` most frequent token ids, ascending; None for all tokens."""
-    if size is None or size >= vocab_size:
+def most_frequent(counts: torch.Tensor, size: int | None) -> torch.Tensor | None:
+    """Return the ``size`` token ids with the highest counts, ascending; None for all tokens."""
+    if size is None or size >= len(counts):
         return None
-    counts = torch.bincount(tokens, minlength=vocab_size)
     return counts.argsort(descending=True, stable=True)[:size].sort().values
 
 
