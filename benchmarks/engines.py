@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm import LLM, SamplingParams
+from vllm.sampling_params import RequestOutputKind
 
 from vllm_ppsd.config.cpu_binding import CORES, PARTITION
 from vllm_ppsd.config.environment import environment
@@ -31,11 +32,13 @@ class Timed:
         prompt: prompt token ids.
         tokens: output token ids.
         decode_seconds: from the first to the last output token.
+        passes: engine steps that brought the output tokens but the first.
     """
 
     prompt: list[int]
     tokens: list[int]
     decode_seconds: float
+    passes: int
 
     @property
     def ms_per_token(self) -> float:
@@ -53,13 +56,22 @@ def start(
 
 def generate(llm: LLM, prompt: Sequence[int], max_tokens: int) -> Timed:
     """Generate greedily for one request and time its decoding."""
-    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-    request: Any = {"prompt_token_ids": list(prompt)}
-    output = llm.generate([request], params, use_tqdm=False)[0]
-    metrics = output.metrics
-    assert metrics is not None
-    seconds = metrics.last_token_ts - metrics.first_token_ts
-    return Timed(list(prompt), list(output.outputs[0].token_ids), seconds)
+    params = SamplingParams(
+        temperature=0.0,
+        max_tokens=max_tokens,
+        ignore_eos=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    (request,) = llm.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
+    llm.llm_engine.add_request(f"benchmark-{time.monotonic_ns()}", request, params)
+    steps = 0
+    found: list[Any] = []
+    while llm.llm_engine.has_unfinished_requests():
+        found += llm.llm_engine.step()
+        steps += 1
+    (output,) = found
+    seconds = output.metrics.last_token_ts - output.metrics.first_token_ts
+    return Timed(list(prompt), list(output.outputs[0].token_ids), seconds, steps - 1)
 
 
 def draft_counts(llm: LLM) -> tuple[int, int]:

@@ -164,19 +164,21 @@ def _report(
         + (f" --head {Path(arguments.head).name}" if arguments.head else "")
         + (f" --prompts {Path(arguments.prompts).name}" if arguments.prompts != PROMPTS else "")
         + (" --eager" if arguments.eager else ""),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": " ".join(installed_vllm() or ("vllm", "?")),
-        "cpu": _cpu(),
+        "cpu": cpu(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit that is measured."""
     command: Sequence[str] = ("git", "describe", "--always", "--dirty")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the processor's name and how many cores this process may use."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return f"{line.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores"

@@ -1,6 +1,54 @@
-"""What an acceptance rate is worth, for stages of equal cost (plain Python)."""
+"""What an acceptance rate is worth (plain Python). Costs are in decoder layers.
+
+Decoding a few tokens is bound by reading weights, so a layer, the LM head and the
+exit head cost what they weigh, and a pass over several tokens costs what a pass over
+one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def ideal_speedup(stages: int, alpha: float) -> float:
     """Return n / (alpha + n(1 - alpha)): PPSD over a plain pipeline of n equal stages."""
     return stages / (alpha + stages * (1 - alpha))
+
+
+def pipeline_speedup(stages: Sequence[float], head: float, alpha: float) -> float:
+    """Return PPSD's speedup over the plain pipeline for stages of unequal cost.
+
+    A hit costs one tick, which the slowest stage sets; a miss costs one tick a stage.
+
+    Args:
+        stages: cost of each stage without the exit head; the last with the LM head.
+        head: cost of the exit head, on stage 0.
+        alpha: acceptance rate.
+    """
+    tick = max(stages[0] + head, *stages[1:])
+    return sum(stages) / (tick * (alpha + len(stages) * (1 - alpha)))
+
+
+def tokens_per_round(drafts: int, alpha: float) -> float:
+    """Return (1 - alpha^(K+1)) / (1 - alpha): tokens that a full pass verifies on one device.
+
+    Every draft is taken to be a hit with probability ``alpha`` if all before it were
+    (Leviathan et al., arXiv 2211.17192, equation 1).
+    """
+    return float(drafts + 1) if alpha == 1 else (1 - alpha ** (drafts + 1)) / (1 - alpha)
+
+
+def one_device_speedup(
+    layers: float, exit_layer: int, head: float, drafts: int, alpha: float
+) -> float:
+    """Return the speedup of ``drafts`` early-exit drafts a round over plain decoding.
+
+    Args:
+        layers: cost of a full pass, with the LM head.
+        exit_layer: layers that a draft runs.
+        head: cost of the exit head.
+        drafts: drafts a round.
+        alpha: acceptance rate of a draft whose predecessors were hits.
+    """
+    cost = 1 + drafts * (exit_layer + head) / layers
+    return tokens_per_round(drafts, alpha) / cost

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from vllm.logger import init_logger
 
 from vllm_ppsd.config import cpu_binding, request, support
+from vllm_ppsd.config.announcement import announce
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.layout import (
     ModelShape,
@@ -25,8 +25,6 @@ from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_nam
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.wording import problems
-
-logger = init_logger("vllm.plugins.ppsd")
 
 SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"
 WORKER_CLS = {
@@ -57,38 +55,8 @@ def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDCon
     support.check(engine_args, model_config, parallel_config)
     ppsd_config = resolve(options, model_config, parallel_config)
     _wire(engine_args, parallel_config, ppsd_config)
-    _announce(ppsd_config)
+    announce(ppsd_config, model_shape(model_config))
     return ppsd_config
-
-
-def _announce(config: PPSDConfig) -> None:
-    if config.is_pipelined:
-        logger.info(
-            "PPSD: %d pipeline stages with %s layers, exit layer %d, exit head %s, "
-            "at most %d draft(s) of a request in flight",
-            len(config.layer_partition),
-            "+".join(map(str, config.layer_partition)),
-            config.exit_layer,
-            config.model,
-            config.max_drafts,
-        )
-    else:
-        logger.info(
-            "PPSD: one device, exit layer %d of %d, exit head %s, up to %d draft(s) a step, "
-            "until one has a probability under %.2f",
-            config.exit_layer,
-            config.layer_partition[0],
-            config.model,
-            config.max_drafts,
-            config.draft_threshold,
-        )
-    if config.synthetic_drafter is not None:
-        logger.warning(
-            "PPSD: SYNTHETIC DRAFTER. Drafts come from recorded output (%s) and are "
-            "right with probability %.2f. For tests and benchmarks only.",
-            config.synthetic_drafter.record,
-            config.synthetic_drafter.acceptance,
-        )
 
 
 def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) -> PPSDConfig:

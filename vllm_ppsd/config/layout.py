@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.config import ExitHeadConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class ModelShape:
         """Weights of one decoder layer (attention and gated MLP)."""
         attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
         return attention + 3 * self.hidden_size * self.intermediate_size
+
+    def head_cost(self, head: ExitHeadConfig) -> float:
+        """Weights of an exit head with its share of the LM head, in layers."""
+        rows = head.draft_vocab_size or self.vocab_size
+        weights = rows * self.hidden_size
+        if head.output_map:
+            weights += self.hidden_size**2
+        if head.intermediate_size is not None:
+            weights += 2 * self.hidden_size * head.intermediate_size
+        return head.num_layers + weights / self.layer_weights
 
     @property
     def lm_head_cost(self) -> float:

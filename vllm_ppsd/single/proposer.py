@@ -21,6 +21,9 @@ class EarlyExitProposer:
 
     Args:
         vllm_config: the target's vLLM config.
+
+    Attributes:
+        drafts: drafts a step, at most.
     """
 
     def __init__(self, vllm_config: VllmConfig) -> None:
@@ -30,6 +33,7 @@ class EarlyExitProposer:
     def adopt(self, runner: Any, config: PPSDConfig) -> None:
         """Take the runner whose batch is drafted for."""
         self._runner, self._config = runner, config
+        self.drafts = config.max_drafts
 
     def load_model(self, target: Any) -> None:
         """Build the head, and the early layers around the target's weights."""
@@ -72,6 +76,11 @@ class EarlyExitProposer:
             rows = torch.arange(max(1, num_tokens // 2), device=device)
             self._head(positions, hidden, residual, rows)
 
+    def set_synthetic_acceptance(self, acceptance: float) -> None:
+        """Change how often the synthetic drafter is right, where there is one."""
+        if self._recorded is not None:
+            self._recorded.acceptance = acceptance
+
     def propose(self, sampled: list[list[int]]) -> list[list[int]]:
         """Draft behind every request that sampled a token in this step.
 
@@ -80,7 +89,7 @@ class EarlyExitProposer:
                 none where the prompt is not finished.
 
         Returns:
-            Per row, up to ``max_drafts`` tokens.
+            Per row, up to ``drafts`` tokens.
         """
         batch = self._runner.input_batch
         drafts: list[list[int]] = [[] for _ in sampled]
@@ -88,7 +97,7 @@ class EarlyExitProposer:
         newest = {row: sampled[row][-1] for row in rows}
         first = {row: int(batch.num_tokens_no_spec[row]) - 1 for row in rows}
         room = {row: self._runner.max_model_len - 1 - first[row] for row in rows}
-        for depth in range(self._config.max_drafts):
+        for depth in range(self.drafts):
             rows = [row for row in rows if depth < room[row]]
             if not rows:
                 break

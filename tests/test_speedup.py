@@ -1,0 +1,35 @@
+"""The worth of an acceptance rate, in both modes."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ppsd.speedup import (
+    ideal_speedup,
+    one_device_speedup,
+    pipeline_speedup,
+    tokens_per_round,
+)
+
+
+def test_equal_stages_and_a_free_head_are_ideal():
+    for alpha in (0.0, 0.3, 0.7, 1.0):
+        assert pipeline_speedup([10, 10], 0, alpha) == pytest.approx(ideal_speedup(2, alpha))
+        assert pipeline_speedup([5] * 4, 0, alpha) == pytest.approx(ideal_speedup(4, alpha))
+
+
+def test_the_slowest_stage_sets_the_tick():
+    assert pipeline_speedup([10, 10], 5, 1.0) == pytest.approx(20 / 15)
+    assert pipeline_speedup([8, 12], 4, 1.0) == pytest.approx(20 / 12)
+
+
+def test_a_round_delivers_one_token_more_than_its_hits():
+    assert tokens_per_round(3, 0.0) == 1
+    assert tokens_per_round(3, 1.0) == 4
+    assert tokens_per_round(2, 0.5) == pytest.approx(1 + 0.5 + 0.25)
+
+
+def test_drafts_of_half_the_depth_pay_only_if_most_are_hits():
+    assert one_device_speedup(20, 10, 0, 3, 1.0) == pytest.approx(4 / 2.5)
+    assert one_device_speedup(20, 10, 0, 3, 0.5) < 1
+    assert one_device_speedup(20, 5, 0, 3, 0.8) > one_device_speedup(20, 10, 0, 3, 0.8)

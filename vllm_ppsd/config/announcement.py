@@ -1,0 +1,62 @@
+"""What PPSD says in the log when it was asked for."""
+
+from __future__ import annotations
+
+from vllm.logger import init_logger
+
+from vllm_ppsd.config.layout import ModelShape
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.speedup import one_device_speedup, pipeline_speedup
+
+logger = init_logger("vllm.plugins.ppsd")
+
+ACCEPTANCES = (0.6, 0.7, 0.8, 0.9)
+
+
+def announce(config: PPSDConfig, shape: ModelShape) -> None:
+    """Say the mode, its layout, and what acceptance rates would be worth in it."""
+    if config.is_pipelined:
+        logger.info(
+            "PPSD: %d pipeline stages with %s layers, exit layer %d, exit head %s, "
+            "at most %d draft(s) of a request in flight",
+            len(config.layer_partition),
+            "+".join(map(str, config.layer_partition)),
+            config.exit_layer,
+            config.model,
+            config.max_drafts,
+        )
+    else:
+        logger.info(
+            "PPSD: one device, exit layer %d of %d, exit head %s, up to %d draft(s) a step, "
+            "until one has a probability under %.2f",
+            config.exit_layer,
+            shape.num_layers,
+            config.model,
+            config.max_drafts,
+            config.draft_threshold,
+        )
+    if config.max_drafts:
+        speedups = (f"{a} -> {expected_speedup(config, shape, a):.2f}" for a in ACCEPTANCES)
+        logger.info(
+            "PPSD: expected speedup by acceptance rate, from the weights to read: %s",
+            ", ".join(speedups),
+        )
+    if config.synthetic_drafter is not None:
+        logger.warning(
+            "PPSD: SYNTHETIC DRAFTER. Drafts come from recorded output (%s) and are "
+            "right with probability %.2f. For tests and benchmarks only.",
+            config.synthetic_drafter.record,
+            config.synthetic_drafter.acceptance,
+        )
+
+
+def expected_speedup(config: PPSDConfig, shape: ModelShape, alpha: float) -> float:
+    """Return the speedup over plain decoding in the same layout, by weights alone."""
+    head = shape.head_cost(ExitHeadFolder.open(config.model).config) if config.model else 0.0
+    if config.is_pipelined:
+        stages: list[float] = list(config.layer_partition)
+        stages[-1] += shape.lm_head_cost
+        return pipeline_speedup(stages, head, alpha)
+    layers = shape.num_layers + shape.lm_head_cost
+    return one_device_speedup(layers, config.exit_layer, head, config.max_drafts, alpha)
