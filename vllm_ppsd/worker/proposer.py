@@ -6,16 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from vllm.forward_context import set_forward_context
+from vllm.distributed.parallel_state import get_pp_group
+from vllm.forward_context import (
+    get_forward_context,
+    override_forward_context,
+    set_forward_context,
+)
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
-from vllm_ppsd.protocol import DraftBook, Lane, TickGate
-from vllm_ppsd.worker import transport
+from vllm_ppsd.protocol import DraftBook, Lane, TickGate, Verdict
 from vllm_ppsd.worker.lanes import lanes_of
+from vllm_ppsd.worker.messages import RowReceiver, RowSender, Tag
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage
 from vllm_ppsd.worker.synthetic import RecordedDrafts
-from vllm_ppsd.worker.verdicts import VerdictReceiver
 
 
 class ProposerStage(Stage):
@@ -26,7 +30,10 @@ class ProposerStage(Stage):
         self._config = config
         self._book = DraftBook()
         self._gate = TickGate(config.max_drafts)
-        self._verdicts = VerdictReceiver()
+        last = get_pp_group().last_rank
+        self._drafts = RowSender(Tag.DRAFTS, last)
+        self._verdicts = RowReceiver(Tag.VERDICTS, last)
+        self._draft: Callable[[], list[int]] | None = None
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
         self._lanes: dict[str, Lane] = {}
@@ -86,17 +93,27 @@ class ProposerStage(Stage):
         self._gate.start(rows)
         self._verdicts.expect(len(rows))
         if all(self._book.is_stale(lane) for lane in rows):
-            output = self.runner.model.make_empty_intermediate_tensors(
+            self._draft = lambda: [NO_DRAFT] * len(rows)
+            return self.runner.model.make_empty_intermediate_tensors(
                 batch_size=positions.shape[-1],
                 dtype=self.runner.model_config.dtype,
                 device=self.runner.device,
             )
-            drafts = [NO_DRAFT] * len(rows)
-        else:
-            output = forward()
-            drafts = self._propose(output, positions)
-        transport.attach(output, drafts)
+        output = forward()
+        context = get_forward_context()
+
+        def draft() -> list[int]:
+            with override_forward_context(context):
+                return self._propose(output, positions)
+
+        self._draft = draft
         return output
+
+    def after_send(self) -> None:
+        """Draft only now: the next stage needs no draft to begin."""
+        if self._draft is not None:
+            self._drafts.send(self._draft())
+            self._draft = None
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:
         if self._recorded is not None:
@@ -107,7 +124,7 @@ class ProposerStage(Stage):
         for _ in range(self._gate.due()):
             verdicts = self._verdicts.wait()
             for lane, verdict in zip(self._gate.judged(), verdicts, strict=True):
-                self._book.judge(lane, verdict)
+                self._book.judge(lane, Verdict(verdict))
 
     def _propose(self, output: Any, positions: torch.Tensor) -> list[int]:
         """Draft behind every row that samples, and note the drafts."""

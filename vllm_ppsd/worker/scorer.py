@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from vllm.distributed.parallel_state import get_pp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
-from vllm_ppsd.worker import transport
 from vllm_ppsd.worker.lanes import lanes_of
+from vllm_ppsd.worker.messages import RowReceiver, RowSender, Tag
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage
-from vllm_ppsd.worker.verdicts import VerdictSender
 
 
 class ScorerStage(Stage):
@@ -22,7 +22,10 @@ class ScorerStage(Stage):
 
     def __init__(self, runner: Any, config: PPSDConfig) -> None:
         super().__init__(runner)
-        self._verdicts = VerdictSender() if config.max_drafts else None
+        first = get_pp_group().first_rank
+        self._speculates = config.max_drafts > 0
+        self._drafts = RowReceiver(Tag.DRAFTS, first)
+        self._verdicts = RowSender(Tag.VERDICTS, first)
         self._book = RetirementBook()
         self._lanes: dict[str, Lane] = {}
         self._stale: set[str] = set()
@@ -31,13 +34,16 @@ class ScorerStage(Stage):
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
-        self._drafts = transport.detach(intermediate)
         self._lanes = lanes_of(scheduler_output)
+        if self._speculates and self._lanes:
+            self._drafts.expect(len(self._lanes))
         self._stale = {id for id, lane in self._lanes.items() if not self._book.counts(lane)}
         self._skipped = bool(self._lanes) and len(self._stale) == len(self._lanes)
         if self._skipped:
             # Whatever it would write is overwritten when the positions re-enter,
-            # so the tick only has to keep the batch in step.
+            # so the tick only has to keep the batch in step, and to take in what was
+            # sent: the stage before waits for that.
+            intermediate.wait_for_comm()
             self.runner._update_states(scheduler_output)
             return None
         return execute(scheduler_output, intermediate)
@@ -58,7 +64,8 @@ class ScorerStage(Stage):
     def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
         if self._skipped:
             self._skipped = False
-            self._report([Verdict.NONE] * len(self._lanes))
+            self._drafts.wait()
+            self._verdicts.send([Verdict.NONE] * len(self._lanes))
             return PPSDModelRunnerOutput.stale(list(self._lanes))
         if self.runner.execute_model_state is None:
             return sample(grammar_output)
@@ -69,22 +76,19 @@ class ScorerStage(Stage):
     def _retire(self, output: Any) -> dict[str, int]:
         """Record every retired token; return the drafts they are compared with."""
         compared: dict[str, int] = {}
+        drafts = self._drafts.wait() if self._speculates else [NO_DRAFT] * len(output.req_ids)
         verdicts = [Verdict.NONE] * len(output.req_ids)
         for row, request_id in enumerate(output.req_ids):
             sampled = output.sampled_token_ids[row]
             if not sampled:
                 continue
-            draft = NO_DRAFT if self._drafts is None else self._drafts[row]
-            hit = self._book.retire(self._lanes[request_id], sampled[0], draft)
+            hit = self._book.retire(self._lanes[request_id], sampled[0], drafts[row])
             verdicts[row] = Verdict.HIT if hit else Verdict.MISS
-            if draft != NO_DRAFT:
-                compared[request_id] = draft
-        self._report(verdicts)
-        return compared
-
-    def _report(self, verdicts: list[Verdict]) -> None:
-        if self._verdicts is not None:
+            if drafts[row] != NO_DRAFT:
+                compared[request_id] = drafts[row]
+        if self._speculates:
             self._verdicts.send(verdicts)
+        return compared
 
     @contextmanager
     def _generators_of_discarded_rows_parked(self) -> Iterator[None]:

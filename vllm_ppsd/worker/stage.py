@@ -1,7 +1,7 @@
 """What a pipeline stage does besides plain decoding: the interface and the middle.
 
-A stage object belongs to one model runner. The runner calls it at four points of
-a tick; everything else is vLLM's plain decoding.
+A stage object belongs to one model runner. Runner and worker call it at the points
+below; everything else is vLLM's plain decoding.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from vllm_ppsd.worker import transport
-
 NO_DRAFT = -1
 """In place of a draft, for a row that does not sample."""
 
@@ -21,7 +19,7 @@ _UNKNOWN = 0
 
 
 class Stage:
-    """A middle stage: passes drafts along. The first and last stage subclass it.
+    """A middle stage: knows no drafts. The first and last stage subclass it.
 
     Attributes:
         runner: the model runner that this stage belongs to.
@@ -31,7 +29,6 @@ class Stage:
     def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.sends: list[Any] = []
-        self._drafts: list[int] | None = None
 
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
@@ -41,7 +38,6 @@ class Stage:
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         """Run one tick; ``execute`` is vLLM's ``execute_model``."""
-        self._drafts = transport.detach(intermediate)
         return execute(scheduler_output, intermediate)
 
     def before_update(self, scheduler_output: Any) -> None:
@@ -62,10 +58,10 @@ class Stage:
     def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
         """Run the stage's layers; what it returns goes down the pipe."""
         self.finish_sends()
-        output = forward()
-        if self._drafts is not None:
-            transport.attach(output, self._drafts)
-        return output
+        return forward()
+
+    def after_send(self) -> None:
+        """Called when what the layers made is on its way to the next stage."""
 
     def finish_sends(self) -> None:
         """Wait until the next stage has what the previous tick sent.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from vllm.config import VllmConfig
 
 from vllm_ppsd.config.ppsd import PPSDConfig
@@ -30,11 +31,14 @@ class PPSDWorkerMixin:
         super().init_device()  # type: ignore[misc]
         self.model_runner.adopt(self.ppsd_config)  # type: ignore[attr-defined]
 
+    @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
         stage = self.model_runner.ppsd_stage  # type: ignore[attr-defined]
         stage.sends.extend(self._pp_send_work)
         self._pp_send_work: list[Any] = []
-        return super().execute_model(scheduler_output)  # type: ignore[misc]
+        output = super().execute_model(scheduler_output)  # type: ignore[misc]
+        stage.after_send()
+        return output
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:
         """Change how often the synthetic drafter is right; for benchmarks and tests.
