@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from benchmarks import engines
 from benchmarks.engines import Timed
+from benchmarks.prompt_sets import OWN, first_of_each
 from vllm_ppsd.config.support import installed_vllm
 from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.training.prompts import chat_tokens, read_prompts
+from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
 
-PROMPTS = Path(__file__).parent / "prompts.jsonl"
 ACCEPTANCES = (1.0, 0.7, 0.0)
 PLAIN, SINGLE = "plain pipeline", "plain, one process, all cores"
 
@@ -84,7 +84,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
     plain = engines.start(
         arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
     )
-    asked = read_prompts([arguments.prompts])[: arguments.limit]
+    asked = first_of_each(arguments.prompts, arguments.limit)
     prompts = [chat_tokens(plain.get_tokenizer(), prompt.text) for prompt in asked]
     engines.generate(single, prompts[0], 8)
     recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
@@ -162,7 +162,11 @@ def _report(
         "command": f"python -m benchmarks.pipeline MODEL --exit-layer {arguments.exit_layer} "
         f"--repeats {arguments.repeats} --tokens {arguments.tokens}"
         + (f" --head {Path(arguments.head).name}" if arguments.head else "")
-        + (f" --prompts {Path(arguments.prompts).name}" if arguments.prompts != PROMPTS else "")
+        + (
+            f" --prompts {Path(arguments.prompts).name} --limit {arguments.limit}"
+            if arguments.prompts != OWN
+            else ""
+        )
         + (" --eager" if arguments.eager else ""),
         "commit": commit(),
         "versions": " ".join(installed_vllm() or ("vllm", "?")),
@@ -197,8 +201,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cores", default="0,1", help="one core per stage")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--head", help="exit head to draft with, made for --exit-layer")
-    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSONL file or folder")
-    parser.add_argument("--limit", type=int, help="use the first prompts only")
+    parser.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
+    parser.add_argument("--limit", type=int, help="prompts per set")
     parser.add_argument("--json", help="write all numbers to this file")
     return parser
 

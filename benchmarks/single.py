@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from benchmarks import engines
 from benchmarks.engines import Timed
-from benchmarks.pipeline import PROMPTS, commit, cpu
+from benchmarks.pipeline import commit, cpu
+from benchmarks.prompt_sets import OWN, first_of_each
 from vllm_ppsd.config.support import installed_vllm
-from vllm_ppsd.training.prompts import Prompt, chat_tokens, read_prompts
+from vllm_ppsd.training.prompts import chat_tokens
 
 PLAIN, NGRAM = "plain", "n-gram, 3 drafts"
 DRAFTS = (1, 2, 3, 4, 5)
@@ -85,7 +86,8 @@ def _measure(arguments: argparse.Namespace) -> dict[tuple[str, str], Seen]:
         | {"draft_threshold": arguments.threshold}
     )
     found: dict[tuple[str, str], Seen] = {}
-    for prompt in tqdm(_prompts(arguments) * arguments.repeats, desc="prompts"):
+    prompts = first_of_each(arguments.prompts, arguments.limit)
+    for prompt in tqdm(prompts * arguments.repeats, desc="prompts"):
         tokens = chat_tokens(plain.get_tokenizer(), prompt.text)
         for name, engine, drafts in [
             (PLAIN, plain, None),
@@ -103,14 +105,6 @@ def _measure(arguments: argparse.Namespace) -> dict[tuple[str, str], Seen]:
                 seen.drafts += after[0] - before[0]
                 seen.hits += after[1] - before[1]
     return found
-
-
-def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
-    """Return the first prompts of every set."""
-    sets: dict[str, list[Prompt]] = {}
-    for prompt in read_prompts([arguments.prompts]):
-        sets.setdefault(prompt.source, []).append(prompt)
-    return [prompt for some in sets.values() for prompt in some[: arguments.limit]]
 
 
 def _report(arguments: argparse.Namespace, found: dict[tuple[str, str], Seen]) -> dict[str, Any]:
@@ -153,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="folder of the model")
     parser.add_argument("--head", default="ppsd", help="exit head")
-    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSONL file or folder")
+    parser.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
     parser.add_argument("--limit", type=int, default=8, help="prompts per set")
     parser.add_argument("--repeats", type=int, default=1, help="times each prompt is asked")
     parser.add_argument("--tokens", type=int, default=96, help="output tokens per prompt")
