@@ -18,6 +18,8 @@ COMMON: dict[str, Any] = {
     # vLLM warms up with one step of this size; its default takes minutes on few cores.
     "max_num_batched_tokens": 512,
     "max_num_seqs": 16,
+    # Several engines share the machine; vLLM would take all memory for one.
+    "kv_cache_memory_bytes": 2**29,
     "seed": 0,
     "disable_log_stats": False,
     "enable_prefix_caching": False,
