@@ -13,12 +13,8 @@ token.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ from tqdm import tqdm
 from benchmarks import engines
 from benchmarks.engines import Timed
 from benchmarks.prompt_sets import OWN, first_of_each
-from vllm_ppsd.config.support import installed_vllm
+from benchmarks.report import deliver, footer, origin
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
@@ -41,9 +37,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     runs, alphas = _measure(arguments)
     report = _report(arguments, runs, alphas)
-    print(render(report))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    deliver(report, render(report), arguments.json)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -62,9 +56,7 @@ def render(report: dict[str, Any]) -> str:
             f"| {row['name']} | {row['median_ms']:.1f} ({low:.1f} to {high:.1f}) | {alpha} "
             f"| {row['speedup']:.2f} ({first:.2f} to {third:.2f}) | {share} | {row['identical']} |"
         )
-    lines.append("")
-    lines.append(f"`{report['command']}`, commit {report['commit']}, {report['versions']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", footer(report)])
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dict[str, float]]:
@@ -157,36 +149,17 @@ def _report(
                 "identical": "yes" if same else ("no" if alpha is not None else "other kernels"),
             }
         )
-    return {
-        "rows": rows,
-        "command": f"python -m benchmarks.pipeline MODEL --exit-layer {arguments.exit_layer} "
+    command = (
+        f"python -m benchmarks.pipeline MODEL --exit-layer {arguments.exit_layer} "
         f"--repeats {arguments.repeats} --tokens {arguments.tokens}"
-        + (f" --head {Path(arguments.head).name}" if arguments.head else "")
-        + (
-            f" --prompts {Path(arguments.prompts).name} --limit {arguments.limit}"
-            if arguments.prompts != OWN
-            else ""
-        )
-        + (" --eager" if arguments.eager else ""),
-        "commit": commit(),
-        "versions": " ".join(installed_vllm() or ("vllm", "?")),
-        "cpu": cpu(),
-    }
-
-
-def commit() -> str:
-    """Return the commit that is measured."""
-    command: Sequence[str] = ("git", "describe", "--always", "--dirty")
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
-
-
-def cpu() -> str:
-    """Return the processor's name and how many cores this process may use."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores"
-    return "unknown"
+    )
+    if arguments.head:
+        command += f" --head {Path(arguments.head).name}"
+    if arguments.prompts != OWN:
+        command += f" --prompts {Path(arguments.prompts).name} --limit {arguments.limit}"
+    if arguments.eager:
+        command += " --eager"
+    return {"rows": rows} | origin(command)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ on the same prompt.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,8 @@ from tqdm import tqdm
 
 from benchmarks import engines
 from benchmarks.engines import Timed
-from benchmarks.pipeline import commit, cpu
 from benchmarks.prompt_sets import OWN, first_of_each
-from vllm_ppsd.config.support import installed_vllm
+from benchmarks.report import deliver, footer, origin
 from vllm_ppsd.training.prompts import chat_tokens
 
 PLAIN, NGRAM = "plain", "n-gram, 3 drafts"
@@ -42,9 +40,7 @@ def main() -> None:
     """Run the benchmark and print its table."""
     arguments = _parser().parse_args()
     report = _report(arguments, _measure(arguments))
-    print(render(report))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=2) + "\n")
+    deliver(report, render(report), arguments.json)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -62,8 +58,7 @@ def render(report: dict[str, Any]) -> str:
             f"| {row['tokens_per_pass']:.2f} | {row['speedup']:.2f} ({first:.2f} to {third:.2f}) "
             f"| {row['identical']} of {row['runs']} |"
         )
-    lines += ["", f"`{report['command']}`, commit {report['commit']}, {report['versions']}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", footer(report)])
 
 
 def _measure(arguments: argparse.Namespace) -> dict[tuple[str, str], Seen]:
@@ -130,15 +125,11 @@ def _report(arguments: argparse.Namespace, found: dict[tuple[str, str], Seen]) -
                 "runs": len(same),
             }
         )
-    return {
-        "rows": rows,
-        "command": f"python -m benchmarks.single MODEL --prompts {Path(arguments.prompts).name} "
+    return {"rows": rows} | origin(
+        f"python -m benchmarks.single MODEL --prompts {Path(arguments.prompts).name} "
         f"--head {Path(arguments.head).name} --dtype {arguments.dtype} --limit {arguments.limit} "
-        f"--tokens {arguments.tokens} --threshold {arguments.threshold}",
-        "commit": commit(),
-        "versions": " ".join(installed_vllm() or ("vllm", "?")),
-        "cpu": cpu(),
-    }
+        f"--tokens {arguments.tokens} --threshold {arguments.threshold}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str
         sampling = e.params(TOKENS)
         alone = [e.generate(llm, prompt, sampling).tokens for prompt in PROMPTS]
         together = e.generate_staggered(llm, PROMPTS, sampling, every=2)
-        assert preemptions(llm) > 0
+        assert e.preemptions(llm) > 0
         e.assert_drafted(llm)
         if family == "llama":
             check_distribution(llm, reference)
@@ -83,7 +83,3 @@ def check_aborts(llm, expected: list[list[int]]) -> None:
             break
     for number in (0, 2, 4):
         assert tokens[f"a{number}"] == expected[number]
-
-
-def preemptions(llm) -> int:
-    return next(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")

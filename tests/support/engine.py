@@ -90,6 +90,13 @@ def counts(llm: LLM) -> tuple[int, int, int]:
     return drafts, hits, drafts - hits
 
 
+def preemptions(llm: LLM) -> int:
+    """Return how many requests lost their blocks so far."""
+    values: dict[str, Any] = {metric.name: metric for metric in llm.get_metrics()}
+    count: int = values["vllm:num_preemptions"].value
+    return count
+
+
 def assert_drafted(llm: LLM) -> None:
     """Fail where speculation was not exercised both ways."""
     drafts, hits, misses = counts(llm)

@@ -37,10 +37,9 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
             config.draft_threshold,
         )
     if config.max_drafts:
-        speedups = (f"{a} -> {expected_speedup(config, shape, a):.2f}" for a in ACCEPTANCES)
         logger.info(
             "PPSD: expected speedup by acceptance rate, from the weights to read: %s",
-            ", ".join(speedups),
+            ", ".join(f"{a} -> {s:.2f}" for a, s in expected_speedups(config, shape).items()),
         )
     if config.synthetic_drafter is not None:
         logger.warning(
@@ -51,12 +50,13 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
         )
 
 
-def expected_speedup(config: PPSDConfig, shape: ModelShape, alpha: float) -> float:
-    """Return the speedup over plain decoding in the same layout, by weights alone."""
+def expected_speedups(config: PPSDConfig, shape: ModelShape) -> dict[float, float]:
+    """Return acceptance rates with the speedup over plain decoding, by weights alone."""
     head = shape.head_cost(ExitHeadFolder.open(config.model).config) if config.model else 0.0
     if config.is_pipelined:
         stages: list[float] = list(config.layer_partition)
         stages[-1] += shape.lm_head_cost
-        return pipeline_speedup(stages, head, alpha)
+        return {a: pipeline_speedup(stages, head, a) for a in ACCEPTANCES}
     layers = shape.num_layers + shape.lm_head_cost
-    return one_device_speedup(layers, config.exit_layer, head, config.max_drafts, alpha)
+    exit_layer, drafts = config.exit_layer, config.max_drafts
+    return {a: one_device_speedup(layers, exit_layer, head, drafts, a) for a in ACCEPTANCES}

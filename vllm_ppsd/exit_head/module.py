@@ -124,6 +124,21 @@ class ExitHead(nn.Module):
             drafts = self.draft_token_ids[drafts]
         return drafts, probabilities
 
+    def warm_up(
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> None:
+        """Run once on tokens of no meaning, which compiles; arguments as in ``forward``."""
+        # Fewer rows than tokens: equal sizes would be compiled as one.
+        self(
+            positions,
+            hidden_states,
+            residual,
+            torch.arange(max(1, len(positions) // 2), device=positions.device),
+        )
+
     def observe(self, positions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Run the head's decoder layers, which writes their key/value entries.
 

@@ -71,10 +71,7 @@ class EarlyExitProposer:
             torch.inference_mode(),
             set_forward_context(None, self._vllm_config, num_tokens=num_tokens),
         ):
-            hidden, residual = self._early(tokens, positions)
-            # Fewer rows than tokens: equal sizes would be compiled as one.
-            rows = torch.arange(max(1, num_tokens // 2), device=device)
-            self._head(positions, hidden, residual, rows)
+            self._head.warm_up(positions, *self._early(tokens, positions))
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:
         """Change how often the synthetic drafter is right, where there is one."""

@@ -58,10 +58,8 @@ class ProposerStage(Stage):
             batch_size=num_tokens, dtype=config.model_config.dtype, device=device
         )
         positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
-        # Fewer rows than tokens: equal sizes would be compiled as one.
-        rows = torch.arange(max(1, num_tokens // 2), device=device)
         with torch.inference_mode(), set_forward_context(None, config, num_tokens=num_tokens):
-            self._head(positions, states["hidden_states"], states["residual"], rows)
+            self._head.warm_up(positions, states["hidden_states"], states["residual"])
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:

@@ -1,0 +1,47 @@
+"""What every benchmark says of its numbers: command, commit, versions, processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm_ppsd.config.support import installed_vllm
+
+
+def origin(command: str) -> dict[str, Any]:
+    """Return where numbers measured by ``command`` come from."""
+    return {
+        "command": command,
+        "commit": _commit(),
+        "versions": " ".join(installed_vllm() or ("vllm", "?")),
+        "cpu": _cpu(),
+    }
+
+
+def footer(report: dict[str, Any]) -> str:
+    """Return the line under a table."""
+    return f"`{report['command']}`, commit {report['commit']}, {report['versions']}"
+
+
+def deliver(report: dict[str, Any], table: str, path: str | None) -> None:
+    """Print the table; write all numbers to ``path``, if one is named."""
+    print(table)
+    if path:
+        Path(path).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _commit() -> str:
+    command: Sequence[str] = ("git", "describe", "--always", "--dirty")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores"
+    return "unknown"
