@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_ppsd.speedup import (
+    draft_threshold,
     ideal_speedup,
     one_device_speedup,
     pipeline_speedup,
@@ -33,3 +34,10 @@ def test_drafts_of_half_the_depth_pay_only_if_most_are_hits():
     assert one_device_speedup(20, 10, 0, 3, 1.0) == pytest.approx(4 / 2.5)
     assert one_device_speedup(20, 10, 0, 3, 0.5) < 1
     assert one_device_speedup(20, 5, 0, 3, 0.8) > one_device_speedup(20, 10, 0, 3, 0.8)
+
+
+def test_the_dearer_a_draft_the_surer_it_must_be():
+    costs = [0.1, 0.25, 0.35, 0.57, 0.9]
+    thresholds = [draft_threshold(cost) for cost in costs]
+    assert thresholds == sorted(thresholds)
+    assert 0 < thresholds[0] < 0.5 < thresholds[2] < thresholds[-1] == 1

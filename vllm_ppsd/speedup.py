@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+ORDINARY_ACCEPTANCE = 0.72
+"""Acceptance rate that defaults are chosen for: about that of the head that ships."""
+
 
 def ideal_speedup(stages: int, alpha: float) -> float:
     """Return n / (alpha + n(1 - alpha)): PPSD over a plain pipeline of n equal stages."""
@@ -52,3 +55,19 @@ def one_device_speedup(
     """
     cost = 1 + drafts * (exit_layer + head) / layers
     return tokens_per_round(drafts, alpha) / cost
+
+
+def draft_threshold(draft_cost: float) -> float:
+    """Return the probability of a draft under which drafting behind it does not pay.
+
+    Behind a draft of probability p, the next one adds p * alpha tokens to a round, and
+    takes time in which the rounds before it delivered draft_cost * speedup tokens; so p
+    must exceed draft_cost * speedup / alpha. docs/measurements.md compares this with the
+    best thresholds found by ``python -m benchmarks.draft_length``.
+
+    Args:
+        draft_cost: cost of a draft, in full passes.
+    """
+    alpha = ORDINARY_ACCEPTANCE
+    fastest = max(tokens_per_round(k, alpha) / (1 + k * draft_cost) for k in range(9))
+    return min(1.0, draft_cost * fastest / alpha)

@@ -98,13 +98,26 @@ def refused(arguments: EngineArgs, match: str) -> None:
         arguments.create_engine_config()
 
 
+def test_on_one_device_the_threshold_follows_the_cost_of_a_draft(tiny_llama: Path):
+    arguments = engine(tiny_llama, 1, speculative_config={"method": "ppsd"})
+    config = arguments.create_engine_config().speculative_config
+    assert 0 < config.draft_threshold <= 1
+
+
+def test_a_threshold_is_refused_in_a_pipeline(tiny_llama: Path):
+    options = {"method": "ppsd", "draft_threshold": 0.25}
+    refused(
+        engine(tiny_llama, speculative_config=options), "draft_threshold=0.25 is for one device"
+    )
+
+
 def test_pipeline_size_1_runs_vllms_own_speculative_decoding(tiny_llama: Path):
     options = {"method": "ppsd", "draft_threshold": 0.25}
     vllm_config = engine(tiny_llama, 1, speculative_config=options).create_engine_config()
     config = vllm_config.speculative_config
     assert not config.is_pipelined
-    assert (config.exit_layer, config.max_drafts, config.draft_threshold) == (3, 3, 0.25)
-    assert vllm_config.num_lookahead_tokens == 3
+    assert (config.exit_layer, config.max_drafts, config.draft_threshold) == (3, 5, 0.25)
+    assert vllm_config.num_lookahead_tokens == 5
     assert vllm_config.scheduler_config.scheduler_cls is None
     assert "single" in vllm_config.parallel_config.worker_cls
 

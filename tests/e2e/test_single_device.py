@@ -34,7 +34,8 @@ def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str
         "block_size": 32,
         "num_gpu_blocks_override": 8,
     }
-    with e.engine(model, stages=1, ppsd={"num_speculative_tokens": DRAFTS}, **options) as llm:
+    drafting = {"num_speculative_tokens": DRAFTS, "draft_threshold": 0.0}
+    with e.engine(model, stages=1, ppsd=drafting, **options) as llm:
         sampling = e.params(TOKENS)
         alone = [e.generate(llm, prompt, sampling).tokens for prompt in PROMPTS]
         together = e.generate_staggered(llm, PROMPTS, sampling, every=2)

@@ -34,7 +34,7 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
             shape.num_layers,
             config.model,
             config.max_drafts,
-            config.draft_threshold,
+            config.draft_threshold or 0.0,
         )
     if config.max_drafts:
         logger.info(

@@ -24,6 +24,7 @@ from vllm_ppsd.config.layout import (
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.speedup import draft_threshold
 from vllm_ppsd.wording import problems
 
 SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"
@@ -35,7 +36,7 @@ ONE_DEVICE_WORKER_CLS = {
     "cpu": "vllm_ppsd.single.cpu.SingleCPUWorker",
     "cuda": "vllm_ppsd.single.cuda.SingleCUDAWorker",
 }
-ONE_DEVICE_DRAFTS = 3
+ONE_DEVICE_DRAFTS = 5
 """Drafts of a step on one device, unless the user says how many."""
 
 
@@ -79,7 +80,7 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
             max_drafts=options.get("num_speculative_tokens", stages - 1 or ONE_DEVICE_DRAFTS),
             exit_layer=exit_layer,
             layer_partition=partition,
-            draft_threshold=options.get("draft_threshold", 0.0),
+            draft_threshold=options.get("draft_threshold", _draft_threshold(head, shape, stages)),
             synthetic_drafter=synthetic,
             target_model_config=model_config,
             target_parallel_config=parallel_config,
@@ -139,6 +140,13 @@ def _exit_layer(
             f"{head.config.exit_layer}; leave exit_layer out"
         )
     return head.config.exit_layer
+
+
+def _draft_threshold(head: ExitHeadFolder | None, shape: ModelShape, stages: int) -> float | None:
+    if stages > 1 or head is None:
+        return None
+    draft = head.config.exit_layer + shape.head_cost(head.config)
+    return draft_threshold(draft / (shape.num_layers + shape.lm_head_cost))
 
 
 def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:

@@ -60,9 +60,9 @@ class PPSDConfig(SpeculativeConfig):
     layer_partition: list[int] = dataclasses.field(default_factory=list)
     """Decoder layers per stage; in a pipeline the first equals ``exit_layer``."""
 
-    draft_threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+    draft_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
     """On one device, nothing is drafted behind a draft that the head gives a lower
-    probability than this."""
+    probability than this; None in a pipeline."""
 
     synthetic_drafter: SyntheticDrafter | None = None
     """Replace the head's drafts by recorded output; for tests and benchmarks only."""
@@ -77,6 +77,11 @@ class PPSDConfig(SpeculativeConfig):
             raise PPSDConfigError(
                 f"stage 0 must hold the {self.exit_layer} layers before the exit, "
                 f"but the layers are split as {self.layer_partition}"
+            )
+        if self.is_pipelined and self.draft_threshold is not None:
+            raise PPSDConfigError(
+                f"draft_threshold={self.draft_threshold} is for one device (pipeline size 1); in "
+                "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
             )
         if self.model is None and self.max_drafts:
             if not self.is_pipelined:

@@ -24,6 +24,7 @@ class EarlyExitProposer:
 
     Attributes:
         drafts: drafts a step, at most.
+        threshold: probability of a draft under which nothing is drafted behind it.
     """
 
     def __init__(self, vllm_config: VllmConfig) -> None:
@@ -33,7 +34,8 @@ class EarlyExitProposer:
     def adopt(self, runner: Any, config: PPSDConfig) -> None:
         """Take the runner whose batch is drafted for."""
         self._runner, self._config = runner, config
-        self.drafts = config.max_drafts
+        assert config.draft_threshold is not None
+        self.drafts, self.threshold = config.max_drafts, config.draft_threshold
 
     def load_model(self, target: Any) -> None:
         """Build the head, and the early layers around the target's weights."""
@@ -111,7 +113,7 @@ class EarlyExitProposer:
             rows = [
                 row
                 for row, probability in zip(rows, probabilities, strict=True)
-                if probability >= self._config.draft_threshold
+                if probability >= self.threshold
             ]
         return drafts
 

@@ -34,12 +34,13 @@ class SingleWorkerMixin:
         )
         super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
 
-    def set_drafts(self, drafts: int) -> None:
-        """Draft fewer tokens a step than configured; for benchmarks only.
+    def set_drafts(self, drafts: int, threshold: float) -> None:
+        """Draft fewer tokens a step than configured, or more boldly; for benchmarks only.
 
         Called through ``LLM.collective_rpc``.
         """
-        self.model_runner.drafter.drafts = drafts  # type: ignore[attr-defined]
+        drafter = self.model_runner.drafter  # type: ignore[attr-defined]
+        drafter.drafts, drafter.threshold = drafts, threshold
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:
         """Change how often the synthetic drafter is right; for tests and benchmarks only."""
