@@ -44,7 +44,7 @@ def main() -> None:
     )
     print("| --- " * (len(BOUNDS) + 5) + "|")
     for cost in COSTS:
-        best = max(THRESHOLDS, key=lambda t, c=cost: speedup(answers, BOUNDS[-1], t, c))
+        best = max((speedup(answers, BOUNDS[-1], t, cost), t) for t in THRESHOLDS)[1]
         default = draft_threshold(cost)
         figures = [
             cost,

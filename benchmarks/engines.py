@@ -35,16 +35,22 @@ class Timed:
         tokens: output token ids.
         decode_seconds: from the first to the last output token.
         passes: engine steps that brought the output tokens but the first.
+        first_token_seconds: from the request's arrival in the engine to its first token.
     """
 
     prompt: list[int]
     tokens: list[int]
     decode_seconds: float
     passes: int
+    first_token_seconds: float
 
     @property
     def ms_per_token(self) -> float:
         return 1000 * self.decode_seconds / (len(self.tokens) - 1)
+
+    @property
+    def ms_per_pass(self) -> float:
+        return 1000 * self.decode_seconds / self.passes
 
 
 def start(
@@ -72,8 +78,14 @@ def generate(llm: LLM, prompt: Sequence[int], max_tokens: int) -> Timed:
         found += llm.llm_engine.step()
         steps += 1
     (output,) = found
-    seconds = output.metrics.last_token_ts - output.metrics.first_token_ts
-    return Timed(list(prompt), list(output.outputs[0].token_ids), seconds, steps - 1)
+    times = output.metrics
+    return Timed(
+        list(prompt),
+        list(output.outputs[0].token_ids),
+        times.last_token_ts - times.first_token_ts,
+        steps - 1,
+        times.first_token_ts - times.queued_ts,
+    )
 
 
 def draft_counts(llm: LLM) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_ppsd.speedup import (
+    best_one_device_speedup,
     draft_threshold,
     ideal_speedup,
     one_device_speedup,
@@ -31,9 +32,14 @@ def test_a_round_delivers_one_token_more_than_its_hits():
 
 
 def test_drafts_of_half_the_depth_pay_only_if_most_are_hits():
-    assert one_device_speedup(20, 10, 0, 3, 1.0) == pytest.approx(4 / 2.5)
-    assert one_device_speedup(20, 10, 0, 3, 0.5) < 1
-    assert one_device_speedup(20, 5, 0, 3, 0.8) > one_device_speedup(20, 10, 0, 3, 0.8)
+    assert one_device_speedup(3, 0.5, 1.0) == pytest.approx(4 / 2.5)
+    assert one_device_speedup(3, 0.5, 0.5) < 1
+    assert one_device_speedup(3, 0.25, 0.8) > one_device_speedup(3, 0.5, 0.8)
+
+
+def test_at_best_a_draft_that_does_not_pay_is_left_out():
+    assert best_one_device_speedup(5, 0.5, 0.4) == 1
+    assert best_one_device_speedup(5, 0.5, 0.9) == pytest.approx(one_device_speedup(3, 0.5, 0.9))
 
 
 def test_the_dearer_a_draft_the_surer_it_must_be():

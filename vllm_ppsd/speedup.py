@@ -41,20 +41,30 @@ def tokens_per_round(drafts: int, alpha: float) -> float:
     return float(drafts + 1) if alpha == 1 else (1 - alpha ** (drafts + 1)) / (1 - alpha)
 
 
-def one_device_speedup(
-    layers: float, exit_layer: int, head: float, drafts: int, alpha: float
-) -> float:
+def round_cost(drafts: float, draft_cost: float) -> float:
+    """Return what a round on one device costs, in full passes: its drafts and the verify.
+
+    Args:
+        drafts: drafts of the round.
+        draft_cost: cost of a draft, in full passes.
+    """
+    return 1 + drafts * draft_cost
+
+
+def one_device_speedup(drafts: int, draft_cost: float, alpha: float) -> float:
     """Return the speedup of ``drafts`` early-exit drafts a round over plain decoding.
 
     Args:
-        layers: cost of a full pass, with the LM head.
-        exit_layer: layers that a draft runs.
-        head: cost of the exit head.
-        drafts: drafts a round.
+        drafts: drafts of every round.
+        draft_cost: cost of a draft, in full passes.
         alpha: acceptance rate of a draft whose predecessors were hits.
     """
-    cost = 1 + drafts * (exit_layer + head) / layers
-    return tokens_per_round(drafts, alpha) / cost
+    return tokens_per_round(drafts, alpha) / round_cost(drafts, draft_cost)
+
+
+def best_one_device_speedup(most: int, draft_cost: float, alpha: float) -> float:
+    """Return the speedup at the best number of drafts up to ``most``; arguments as above."""
+    return max(one_device_speedup(drafts, draft_cost, alpha) for drafts in range(most + 1))
 
 
 def draft_threshold(draft_cost: float) -> float:
@@ -69,5 +79,4 @@ def draft_threshold(draft_cost: float) -> float:
         draft_cost: cost of a draft, in full passes.
     """
     alpha = ORDINARY_ACCEPTANCE
-    fastest = max(tokens_per_round(k, alpha) / (1 + k * draft_cost) for k in range(9))
-    return min(1.0, draft_cost * fastest / alpha)
+    return min(1.0, draft_cost * best_one_device_speedup(8, draft_cost, alpha) / alpha)

@@ -7,7 +7,7 @@ from vllm.logger import init_logger
 from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.speedup import one_device_speedup, pipeline_speedup
+from vllm_ppsd.speedup import best_one_device_speedup, pipeline_speedup
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -52,11 +52,12 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
 
 def expected_speedups(config: PPSDConfig, shape: ModelShape) -> dict[float, float]:
     """Return acceptance rates with the speedup over plain decoding, by weights alone."""
-    head = shape.head_cost(ExitHeadFolder.open(config.model).config) if config.model else 0.0
+    head = ExitHeadFolder.open(config.model).config if config.model else None
     if config.is_pipelined:
         stages: list[float] = list(config.layer_partition)
         stages[-1] += shape.lm_head_cost
-        return {a: pipeline_speedup(stages, head, a) for a in ACCEPTANCES}
-    layers = shape.num_layers + shape.lm_head_cost
-    exit_layer, drafts = config.exit_layer, config.max_drafts
-    return {a: one_device_speedup(layers, exit_layer, head, drafts, a) for a in ACCEPTANCES}
+        cost = shape.head_cost(head) if head else 0.0
+        return {a: pipeline_speedup(stages, cost, a) for a in ACCEPTANCES}
+    assert head is not None
+    draft, most = shape.draft_cost(head), config.max_drafts
+    return {a: best_one_device_speedup(most, draft, a) for a in ACCEPTANCES}

@@ -145,8 +145,7 @@ def _exit_layer(
 def _draft_threshold(head: ExitHeadFolder | None, shape: ModelShape, stages: int) -> float | None:
     if stages > 1 or head is None:
         return None
-    draft = head.config.exit_layer + shape.head_cost(head.config)
-    return draft_threshold(draft / (shape.num_layers + shape.lm_head_cost))
+    return draft_threshold(shape.draft_cost(head.config))
 
 
 def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:

@@ -39,6 +39,11 @@ class ModelShape:
             weights += 2 * self.hidden_size * head.intermediate_size
         return head.num_layers + weights / self.layer_weights
 
+    def draft_cost(self, head: ExitHeadConfig) -> float:
+        """Weights that a draft reads on one device, as a share of a full pass's."""
+        draft = head.exit_layer + self.head_cost(head)
+        return draft / (self.num_layers + self.lm_head_cost)
+
     @property
     def lm_head_cost(self) -> float:
         """Weights of the LM head, in layers: decoding is bound by reading weights."""

@@ -1,0 +1,123 @@
+"""What moves the acceptance of an exit head: one recipe, one change at a time.
+
+Every variant is fitted to the same cached states for the same share of an epoch and
+judged by ``vllm-ppsd eval``'s figures. Text and states must be there (``vllm-ppsd
+generate`` and ``cache`` make them, for every exit layer among the variants). A run that
+was stopped goes on where it was.
+
+    python -m benchmarks.ablation MODEL --recipe recipe.yaml --prompts FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import deliver, footer, origin
+from vllm_ppsd.training.distill import fit
+from vllm_ppsd.training.evaluate import OVERALL, evaluate
+from vllm_ppsd.training.recipe import Recipe, read_recipe
+
+BASE = "base"
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "cross-entropy instead of KL": {"optimisation": {"kl_weight": 0.0, "ce_weight": 1.0}},
+    "KL and cross-entropy": {"optimisation": {"ce_weight": 0.5}},
+    "EMA 0.99": {"optimisation": {"ema": 0.99}},
+    "weight decay 0.1": {"optimisation": {"weight_decay": 0.1}},
+    "learning rate 2e-3": {"optimisation": {"learning_rate": 2e-3}},
+    "learning rate 5e-4": {"optimisation": {"learning_rate": 5e-4}},
+    "no output map": {"output_map": False},
+    "two layers": {"layers": 2},
+    "mlp head": {"head": "mlp"},
+    "draft vocabulary 8,192": {"draft_vocab_size": 8192},
+    "draft vocabulary 16,384": {"draft_vocab_size": 16384},
+    "half of the steps": {"share": 0.5},
+    "twice the steps": {"share": 2.0},
+}
+
+
+def main() -> None:
+    """Fit what is missing and print the table."""
+    arguments = _parser().parse_args()
+    base = read_recipe(arguments.recipe).model_copy(
+        update={"model": arguments.model, "exit_layer": arguments.exit_layer}
+    )
+    for name in arguments.only or VARIANTS:
+        output = _head(arguments.output, name)
+        if not output.is_dir():
+            recipe = variant(base, VARIANTS[name], arguments.epochs)
+            fit(recipe, arguments.work, output, torch.device("cpu"), 2, _command(arguments))
+    report = {"rows": _judge(arguments)} | origin(_command(arguments))
+    deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
+
+
+def variant(base: Recipe, change: dict[str, Any], epochs: float) -> Recipe:
+    """Return the recipe with a change; ``share`` is of the base's epochs."""
+    values = base.model_dump()
+    change = dict(change)
+    optimisation = {"epochs": epochs * change.pop("share", 1.0)} | change.pop("optimisation", {})
+    return Recipe.model_validate(
+        values | change | {"optimisation": values["optimisation"] | optimisation}
+    )
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table; the last column is the gain over the base."""
+    base = next(row[OVERALL] for row in rows if row["name"] == BASE)
+    sets = [name for name in rows[0] if name != "name"]
+    lines = ["| variant | " + " | ".join(sets) + " | gain |", "| --- " * (len(sets) + 2) + "|"]
+    for row in rows:
+        figures = " | ".join(f"{row[name]:.3f}" for name in sets)
+        lines.append(f"| {row['name']} | {figures} | {row[OVERALL] - base:+.3f} |")
+    return "\n".join(lines)
+
+
+def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    heads = {_head(arguments.output, name): name for name in VARIANTS}
+    there = [path for path in heads if path.is_dir()]
+    found = evaluate(
+        there, arguments.model, arguments.prompts, arguments.eval_work, torch.device("cpu"), 256
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for one in found:
+        name = heads[arguments.output / one.head]
+        rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
+    return list(rows.values())
+
+
+def _head(folder: Path, name: str) -> Path:
+    return folder / name.replace(" ", "-").replace(",", "")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    return (
+        f"python -m benchmarks.ablation MODEL --recipe {arguments.recipe.name} "
+        f"--exit-layer {arguments.exit_layer} --epochs {arguments.epochs} --prompts FOLDER"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", help="the target")
+    parser.add_argument("--recipe", type=Path, required=True, help="what the variants depart from")
+    parser.add_argument("--exit-layer", type=int, required=True, help="of all variants")
+    parser.add_argument("--epochs", type=float, default=0.3, help="of the base")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="fit these alone")
+    parser.add_argument("--work", type=Path, default=Path("ppsd-work"), help="of training")
+    parser.add_argument("--prompts", nargs="+", required=True, help="as of vllm-ppsd eval")
+    parser.add_argument(
+        "--eval-work", type=Path, default=Path("ppsd-eval"), help="of vllm-ppsd eval"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("ablation"), help="for the heads")
+    parser.add_argument("--json", help="write all numbers to this file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""One recipe, one change at a time."""
+
+from __future__ import annotations
+
+from benchmarks.ablation import BASE, VARIANTS, render, variant
+from vllm_ppsd.training.recipe import Recipe
+
+RECIPE = Recipe.model_validate(
+    {"model": "m", "exit_layer": 4, "optimisation": {"epochs": 3, "batch_tokens": 512}}
+)
+
+
+def test_every_variant_is_a_recipe_of_its_own():
+    made = [variant(RECIPE, change, 0.5) for change in VARIANTS.values()]
+    assert len({recipe.model_dump_json() for recipe in made}) == len(VARIANTS)
+    assert {recipe.optimisation.batch_tokens for recipe in made} == {512}
+
+
+def test_a_share_is_of_the_bases_epochs():
+    assert variant(RECIPE, {}, 0.5).optimisation.epochs == 0.5
+    assert variant(RECIPE, {"share": 2.0}, 0.5).optimisation.epochs == 1.0
+
+
+def test_the_table_shows_gains_over_the_base():
+    rows = [
+        {"name": BASE, "a": 0.5, "overall": 0.5},
+        {"name": "x", "a": 0.6, "overall": 0.625},
+    ]
+    assert render(rows).splitlines()[-1] == "| x | 0.600 | 0.625 | +0.125 |"
