@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import make_tiny_model
+from transformers import AutoTokenizer
 
 from vllm_ppsd.training.answers import answer
+from vllm_ppsd.training.documents import read_documents
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.prompts import Prompt
@@ -93,3 +95,21 @@ def test_answers_longer_than_the_model_sees_are_refused(tmp_path: Path, field: s
     recipe = Recipe(model=str(model), exit_layer=1, generation=Generation(max_tokens=16))
     with pytest.raises(TrainingError, match=named):
         generate(recipe, tmp_path / "work", torch.device("cpu"))
+
+
+def test_plain_text_needs_no_engine(tiny_llama: Path, tmp_path: Path):
+    text = tmp_path / "plain.txt"
+    text.write_text(" ".join(f"t{i}" for i in range(5, 27)))
+    recipe = Recipe(
+        model=str(tiny_llama),
+        exit_layer=3,
+        text=(str(text),),
+        generation=Generation(max_tokens=8),
+    )
+    generate(recipe, tmp_path / "work", torch.device("cpu"))
+    (shard,) = (tmp_path / "work" / "text").glob("*.jsonl")
+    documents = list(read_documents(shard))
+    tokens = [token for d in documents for token in d.prompt + d.output]
+    assert tokens == AutoTokenizer.from_pretrained(tiny_llama).encode(text.read_text())
+    assert {d.length for d in documents[:-1]} == {8}
+    assert {d.source for d in documents} == {"plain"}

@@ -35,6 +35,10 @@ def test_what_cannot_succeed_is_refused_first(tmp_path: Path):
         check_request(Recipe(model=model, exit_layer=3, data=("nowhere",)), output)
     with pytest.raises(TrainingError, match="is missing or empty"):
         check_request(Recipe(model=model, exit_layer=3, text=("nowhere",)), output)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "t{i}"}}\n' for i in range(128)))
+    with pytest.raises(TrainingError, match="128 validation documents leave none of 128"):
+        check_request(Recipe(model=model, exit_layer=3, data=(str(prompts),)), output)
     output.mkdir()
     with pytest.raises(TrainingError, match="exists already"):
         check_request(Recipe(model=model, exit_layer=3), output)

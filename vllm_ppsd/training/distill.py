@@ -77,8 +77,14 @@ def check_request(recipe: Recipe, output: Path) -> None:
     check_exit_layer(recipe.model, recipe.exit_layer)
     if output.exists():
         raise TrainingError(f"{output} exists already; remove it or name another folder")
-    if recipe.data:
-        read_prompts(recipe.data)
+    prompts = read_prompts(recipe.data) if recipe.data else []
+    documents = len(prompts) * recipe.generation.samples
+    held_out = recipe.optimisation.validation_documents
+    if prompts and not recipe.text and documents <= held_out:
+        raise TrainingError(
+            f"{held_out} validation documents leave none of {documents} answers to train on; "
+            "lower validation_documents or use more prompts"
+        )
     for text in recipe.text:
         if not Path(text).is_file() or not Path(text).stat().st_size:
             raise TrainingError(f"the text file {text} is missing or empty")

@@ -101,7 +101,8 @@ class Fit:
             for batch in self._batches():
                 self._step(batch)
                 self._at.seconds = time.monotonic() - started
-                self._show(bar)
+                if self._accelerator.is_main_process:
+                    self._show(bar)
                 last = self._at.step == self._steps
                 if self._at.step % self._settings.validate_every == 0 or last:
                     self._validate()

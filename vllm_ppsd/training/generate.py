@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.progress import progress
@@ -46,28 +46,39 @@ def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
     jobs = _jobs(prompts, recipe)
     missing = [i for i in range(len(jobs)) if not shards.path(i).is_file()]
     texts = [Path(path) for path in recipe.text]
-    text_missing = not all(shards.path(len(jobs) + i).is_file() for i in range(len(texts)))
-    if not missing and not text_missing:
-        return
     tokens = len(missing) * settings.prompts_per_shard * (settings.max_tokens + 128)
     require_space(work, tokens * BYTES_PER_TOKEN, "the training text")
-    Console().print(
-        f"{len(prompts)} prompts, {len(jobs)} shards of text, {len(missing)} still to write"
-    )
+    if missing:
+        Console().print(
+            f"{len(prompts)} prompts, {len(jobs)} shards of text, {len(missing)} still to write"
+        )
+    for offset, text in enumerate(texts):
+        if not shards.path(len(jobs) + offset).is_file():
+            documents = _plain(model_folder(recipe.model), text, settings.max_tokens)
+            shards.write(len(jobs) + offset, partial(write_documents, documents))
+    if missing:
+        _answer({index: jobs[index] for index in missing}, recipe, shards, longest, device)
+
+
+def _answer(
+    jobs: dict[int, list[tuple[Prompt, float]]],
+    recipe: Recipe,
+    shards: Shards,
+    longest: int,
+    device: torch.device,
+) -> None:
+    """Have the target answer the prompts of each missing shard."""
+    settings = recipe.generation
     left_out = written = 0
     with engine(recipe, longest, device) as llm, progress("shards of text") as bar:
         started = time.monotonic()
-        asked = {index: jobs[index] for index in missing}
-        shards_done = answer(llm, asked, settings.max_num_seqs, settings.max_tokens, longest)
-        for count, shard in enumerate(shards_done, 1):
+        done = answer(llm, jobs, settings.max_num_seqs, settings.max_tokens, longest)
+        for count, shard in enumerate(done, 1):
             shards.write(shard.index, partial(write_documents, shard.documents))
             left_out += shard.left_out
             written += sum(len(d.output) for d in shard.documents)
             rate = written / (time.monotonic() - started)
-            bar.to(count, len(missing), f"{rate:.0f} answer tokens/s")
-        for offset, text in enumerate(texts):
-            documents = _plain(llm.get_tokenizer(), text, settings.max_tokens)
-            shards.write(len(jobs) + offset, partial(write_documents, documents))
+            bar.to(count, len(jobs), f"{rate:.0f} answer tokens/s")
     if left_out:
         Console().print(f"{left_out} prompts were longer than {longest} tokens and left out")
 
@@ -127,8 +138,8 @@ def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, 
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
 
-def _plain(tokenizer: Any, path: Path, length: int) -> list[Document]:
+def _plain(model: Path, path: Path, length: int) -> list[Document]:
     """Cut a file of plain text into documents of ``length`` tokens."""
-    tokens = tokenizer.encode(path.read_text())
+    tokens = AutoTokenizer.from_pretrained(model).encode(path.read_text())
     pieces = [tokens[i : i + length] for i in range(0, len(tokens), length)]
     return [Document(piece[:1], piece[1:], 0.0, path.stem) for piece in pieces if len(piece) > 1]
