@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support import engine as e
+from support.reference import Reference
 
 from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
@@ -41,3 +42,13 @@ def test_output_is_bit_identical_at_any_acceptance_rate(demo_model: Path, tmp_pa
             after = e.counts(llm)
             drafts, hits = after[0] - before[0], after[1] - before[1]
             assert (drafts, hits) == (TOKENS * len(asked), acceptance * drafts)
+
+
+def test_one_device_answers_as_the_target_alone(demo_model: Path):
+    reference = Reference(demo_model)
+    options = {"dtype": "float32", "kv_cache_memory_bytes": 2**28}
+    with e.engine(demo_model, stages=1, ppsd={"model": "ppsd"}, **options) as llm:
+        asked = prompts(llm)
+        outputs = [e.generate(llm, prompt, e.params(TOKENS)).tokens for prompt in asked]
+        e.assert_drafted(llm)
+    assert outputs == [reference.greedy(prompt, TOKENS) for prompt in asked]

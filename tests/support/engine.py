@@ -29,6 +29,9 @@ def engine(model: Path, *, stages: int = 2, ppsd: dict[str, Any], **options: Any
     cores = "|".join(str(i % 2) for i in range(stages))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", cores)
+        # The engine core lives in the test's process, which saves a start of vLLM;
+        # test_serve and the demo run it in a process of its own.
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         llm = LLM(
             str(model),
             pipeline_parallel_size=stages,

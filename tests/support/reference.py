@@ -19,8 +19,11 @@ class Reference:
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """Return ``tokens`` tokens of greedy text behind ``prompt``."""
+        tokens_in = torch.tensor([list(prompt)])
         found = self._model.generate(
-            torch.tensor([list(prompt)]),
+            tokens_in,
+            # Left out, it would hide padding tokens that are part of the prompt.
+            attention_mask=torch.ones_like(tokens_in),
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             do_sample=False,
