@@ -86,13 +86,14 @@ def interleaved(
 
 
 def summary(
-    found: dict[tuple[str, str], Seen], draft_cost: float | None = None
+    found: dict[tuple[str, str], Seen], draft_cost: float, token_cost: float
 ) -> list[dict[str, Any]]:
     """Return a row per prompt set and kind of decoding.
 
     Args:
         found: of ``interleaved``.
-        draft_cost: cost of a draft in full passes by the cost model.
+        draft_cost: cost of a draft in full passes, by the cost model.
+        token_cost: of ``measured_token_cost``.
     """
     rows = []
     for (source, name), seen in found.items():
@@ -102,7 +103,6 @@ def summary(
         rounds = [other.ms_per_pass / one.ms_per_token for one, other in pairs]
         passes = sum(run.passes for run in seen.runs)
         drafted = seen.drafts / passes
-        modelled = drafted and draft_cost is not None
         rows.append(
             {
                 "set": source,
@@ -112,7 +112,7 @@ def summary(
                 "drafts_per_round": drafted,
                 "tokens_per_round": sum(len(run.tokens) - 1 for run in seen.runs) / passes,
                 "round": statistics.median(rounds),
-                "round_expected": round_cost(drafted, draft_cost or 0) if modelled else None,
+                "round_expected": round_cost(drafted, draft_cost, token_cost) if drafted else None,
                 "speedup": statistics.median(ratios),
                 "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
                 "identical": sum(one.tokens == other.tokens for one, other in pairs),
@@ -142,8 +142,33 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def costs(report: dict[str, Any]) -> str:
+    """Return what the cost model's figures stand on, in words."""
+    return (
+        f"In the cost model a draft costs {report['draft_cost']:.2f} of a plain step (from the "
+        f"weights it reads) and a further token in a pass {report['token_cost']:.3f} (measured "
+        "on plain decoding's engine)."
+    )
+
+
 def modelled_draft_cost(engine: Any) -> float:
     """Return the cost model's cost of a draft of PPSD's engine, in full passes."""
     config = engine.llm_engine.vllm_config
     head = ExitHeadFolder.open(config.speculative_config.model).config
     return model_shape(config.model_config).draft_cost(head)
+
+
+def measured_token_cost(plain: Any, repeats: int = 9) -> float:
+    """Return what a pass over one token more costs more, in passes over one token.
+
+    Measured on plain decoding's engine: the pass over a prompt of six tokens against
+    that over a prompt of one, in turns.
+    """
+    lengths = (1, 6)
+    seconds: dict[int, list[float]] = {length: [] for length in lengths}
+    for _ in range(repeats):
+        for length in lengths:
+            run = engines.generate(plain, [5] * length, 2)
+            seconds[length].append(run.first_token_seconds)
+    one, six = (statistics.median(seconds[length]) for length in lengths)
+    return (six / one - 1) / (lengths[1] - lengths[0])

@@ -17,11 +17,19 @@ from typing import Any
 
 from benchmarks import engines
 from benchmarks.report import deliver, footer, origin
-from benchmarks.rounds import PLAIN, Turn, interleaved, modelled_draft_cost, summary
+from benchmarks.rounds import (
+    PLAIN,
+    Turn,
+    costs,
+    interleaved,
+    measured_token_cost,
+    modelled_draft_cost,
+    summary,
+)
 from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 from vllm_ppsd.exit_head.create import head_config, init_head
-from vllm_ppsd.speedup import best_one_device_speedup, one_device_speedup
+from vllm_ppsd.speedup import best_one_device_speedup, round_cost, tokens_per_round
 from vllm_ppsd.worker.synthetic import write_record
 
 LAYERS, EXIT_LAYER, VOCABULARY = 16, 4, 2048
@@ -40,9 +48,13 @@ def main() -> None:
     """Run the model and print both tables."""
     arguments = _parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = _measure(Path(folder), arguments)
-    report = {"rows": rows, "large": _large()} | origin(
-        f"python -m benchmarks.shapes --prompts {arguments.prompts} --tokens {arguments.tokens}"
+        measured = _measure(Path(folder), arguments)
+    report = (
+        measured
+        | {"large": _large()}
+        | origin(
+            f"python -m benchmarks.shapes --prompts {arguments.prompts} --tokens {arguments.tokens}"
+        )
     )
     deliver(report, f"{render(report)}\n\n{footer(report)}", arguments.json)
 
@@ -61,6 +73,7 @@ def render(report: dict[str, Any]) -> str:
             f"| {row['speedup']:.2f} ({row['speedup_expected']:.2f}) "
             f"| {row['identical']} of {row['runs']} |"
         )
+    lines += ["", costs(report)]
     acceptances = " | ".join(f"α = {alpha}" for alpha in ACCEPTANCES)
     lines += [
         "",
@@ -76,7 +89,7 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     model, record = folder / "model", folder / "record.jsonl"
     _write_model(model)
     rng = random.Random(0)
@@ -107,13 +120,19 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]
         Turn(PLAIN, plain),
         *(Turn(name, ppsd, k, acceptance=p) for (p, k), name in cases.items()),
     ]
-    cost = modelled_draft_cost(ppsd)
-    found = summary(interleaved(prompts, turns, arguments.tokens), cost)
+    draft_cost, token_cost = modelled_draft_cost(ppsd), measured_token_cost(plain)
+    found = summary(interleaved(prompts, turns, arguments.tokens), draft_cost, token_cost)
     rows = {row["name"]: row for row in found}
-    return [
-        rows[name] | {"p": p, "drafts": k, "speedup_expected": one_device_speedup(k, cost, p)}
-        for (p, k), name in cases.items()
-    ]
+    return {
+        "rows": [
+            rows[name]
+            | {"p": p, "drafts": k}
+            | {"speedup_expected": tokens_per_round(k, p) / round_cost(k, draft_cost, token_cost)}
+            for (p, k), name in cases.items()
+        ],
+        "draft_cost": draft_cost,
+        "token_cost": token_cost,
+    }
 
 
 def _write_model(folder: Path) -> None:

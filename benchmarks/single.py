@@ -16,7 +16,16 @@ from typing import Any
 from benchmarks import engines
 from benchmarks.prompt_sets import OWN, first_of_each
 from benchmarks.report import deliver, footer, origin
-from benchmarks.rounds import PLAIN, Turn, interleaved, modelled_draft_cost, render, summary
+from benchmarks.rounds import (
+    PLAIN,
+    Turn,
+    costs,
+    interleaved,
+    measured_token_cost,
+    modelled_draft_cost,
+    render,
+    summary,
+)
 from vllm_ppsd.training.prompts import chat_tokens
 
 NGRAM = "n-gram, 3 drafts"
@@ -26,15 +35,16 @@ DRAFTS = (1, 2, 3, 4, 5)
 def main() -> None:
     """Run the benchmark and print its table."""
     arguments = _parser().parse_args()
-    report = {"rows": _measure(arguments)} | origin(
+    report = _measure(arguments) | origin(
         f"python -m benchmarks.single MODEL --prompts {Path(arguments.prompts).name} "
         f"--head {Path(arguments.head).name} --dtype {arguments.dtype} --limit {arguments.limit} "
         f"--tokens {arguments.tokens}"
     )
-    deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
+    table = f"{render(report['rows'])}\n\n{costs(report)} {footer(report)}"
+    deliver(report, table, arguments.json)
 
 
-def _measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     def start(speculative: dict[str, Any] | None) -> Any:
         return engines.start(
             arguments.model,
@@ -64,7 +74,9 @@ def _measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     asked = first_of_each(arguments.prompts, arguments.limit) * arguments.repeats
     tokenizer = plain.get_tokenizer()
     prompts = [(prompt.source, chat_tokens(tokenizer, prompt.text)) for prompt in asked]
-    return summary(interleaved(prompts, turns, arguments.tokens), modelled_draft_cost(ppsd))
+    draft_cost, token_cost = modelled_draft_cost(ppsd), measured_token_cost(plain)
+    rows = summary(interleaved(prompts, turns, arguments.tokens), draft_cost, token_cost)
+    return {"rows": rows, "draft_cost": draft_cost, "token_cost": token_cost}
 
 
 def _parser() -> argparse.ArgumentParser:

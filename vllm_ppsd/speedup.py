@@ -41,14 +41,16 @@ def tokens_per_round(drafts: int, alpha: float) -> float:
     return float(drafts + 1) if alpha == 1 else (1 - alpha ** (drafts + 1)) / (1 - alpha)
 
 
-def round_cost(drafts: float, draft_cost: float) -> float:
+def round_cost(drafts: float, draft_cost: float, token_cost: float = 0.0) -> float:
     """Return what a round on one device costs, in full passes: its drafts and the verify.
 
     Args:
         drafts: drafts of the round.
         draft_cost: cost of a draft, in full passes.
+        token_cost: what a pass over one token more costs more, in passes over one token:
+            next to nothing where reading weights takes longer than computing.
     """
-    return 1 + drafts * draft_cost
+    return 1 + drafts * (draft_cost + token_cost)
 
 
 def one_device_speedup(drafts: int, draft_cost: float, alpha: float) -> float:

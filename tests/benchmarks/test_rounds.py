@@ -17,7 +17,7 @@ def test_a_rounds_cost_is_counted_in_plain_steps():
         ("maths", PLAIN): Seen([run(0.8, 8), run(1.6, 8)]),
         ("maths", "PPSD"): Seen([run(0.6, 4), run(1.2, 4)], drafts=8, hits=6),
     }
-    plain, ppsd = summary(found, draft_cost=0.4)
+    plain, ppsd = summary(found, draft_cost=0.3, token_cost=0.1)
     assert (plain["round"], plain["round_expected"], plain["speedup"]) == (1, None, 1)
     # 150 ms a round where a plain step takes 100 ms; one draft a round.
     assert ppsd["round"] == pytest.approx(1.5)
