@@ -1,6 +1,7 @@
 # make demo   plain pipeline decoding and PPSD side by side, from a fresh machine
 # make test   lint, types and all tests, from a fresh machine
 # make bench  the speed table of the README
+# make conformance   vLLM's own scheduler tests against PPSD's scheduler (fetches vLLM's source)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -16,7 +17,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 PRELOAD   = LD_PRELOAD=$(CURDIR)/$(VENV)/lib/libiomp5.so$(if $(TCMALLOC),:$(TCMALLOC))
 
-.PHONY: install demo test lint types unit e2e bench clean
+.PHONY: install demo test lint types unit e2e bench conformance clean
 
 install: $(STAMP)
 
@@ -52,6 +53,9 @@ e2e: $(STAMP) $(MODEL)
 
 bench: $(STAMP) $(MODEL)
 	$(PRELOAD) $(BIN)/python -m benchmarks.pipeline $(MODEL) --json benchmarks/results/pipeline.json
+
+conformance: $(STAMP)
+	$(BIN)/python -m tests.conformance.run --cache $(CACHE)/conformance
 
 clean:
 	rm -rf $(VENV) $(CACHE) build *.egg-info

@@ -111,6 +111,13 @@ def test_a_threshold_is_refused_in_a_pipeline(tiny_llama: Path):
     )
 
 
+def test_load_adaptive_drafting_is_the_default_of_a_pipeline_alone(tiny_llama: Path):
+    assert config_of(engine(tiny_llama, speculative_config={"method": "ppsd"})).load_adaptive
+    options = {"method": "ppsd", "load_adaptive": False}
+    assert not config_of(engine(tiny_llama, speculative_config=options)).load_adaptive
+    refused(engine(tiny_llama, 1, speculative_config=options), "load_adaptive is for a pipeline")
+
+
 def test_pipeline_size_1_runs_vllms_own_speculative_decoding(tiny_llama: Path):
     options = {"method": "ppsd", "draft_threshold": 0.25}
     vllm_config = engine(tiny_llama, 1, speculative_config=options).create_engine_config()

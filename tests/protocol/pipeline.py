@@ -78,6 +78,7 @@ class Pipeline:
         depth: drafts that may be in flight.
         draft: (context, true token) to drafted token.
         rng: source of all choices.
+        hold: share of the ticks that a decoding request is kept out of, as a policy may.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Pipeline:
         depth: int,
         draft: Callable[[tuple[int, ...], int], int],
         rng: random.Random,
+        hold: float = 0.0,
     ) -> None:
         self.depth = depth
+        self.hold = hold
         self.draft = draft
         self.rng = rng
         self.requests: dict[str, Request] = {}
@@ -133,6 +136,8 @@ class Pipeline:
             if len(request.output) + flight.unverified >= request.length:
                 continue
             available = len(request.tokens) - flight.computed
+            if self.hold and available <= 1 and self.rng.random() < self.hold:
+                continue
             if available <= 0:
                 if not may_enter(flight.unverified, self.depth):
                     continue
@@ -262,6 +267,6 @@ class Pipeline:
         actions = [self.schedule, self.run_first_stage, self.run_last_stage, self.receive]
         for _ in range(moves):
             self.rng.shuffle(actions)
-            if not any(action() for action in actions):
+            if not any(action() for action in actions) and not (self.hold and self.requests):
                 return
         raise AssertionError("the pipeline does not come to rest")

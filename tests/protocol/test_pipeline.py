@@ -12,9 +12,11 @@ def drafter(rng: random.Random, acceptance: float):
     return lambda context, token: token if rng.random() < acceptance else token + 1
 
 
-def make(seed: int, stages: int, depth: int, acceptance: float, count: int) -> Pipeline:
+def make(
+    seed: int, stages: int, depth: int, acceptance: float, count: int, hold: float = 0.0
+) -> Pipeline:
     rng = random.Random(seed)
-    pipeline = Pipeline(stages, depth, drafter(rng, acceptance), rng)
+    pipeline = Pipeline(stages, depth, drafter(rng, acceptance), rng, hold)
     for i in range(count):
         prompt = [rng.randrange(50) for _ in range(rng.randint(1, 9))]
         pipeline.add(Request(f"r{i}", prompt, rng.randint(1, 25)))
@@ -39,10 +41,11 @@ def test_output_equals_plain_decoding(stages: int, depth: int, acceptance: float
         assert (misses > 0) == (acceptance < 1)
 
 
+@pytest.mark.parametrize("hold", [0.0, 0.3])
 @pytest.mark.parametrize("depth", range(1, 9))
-def test_preemption_keeps_output(depth: int):
+def test_preemption_keeps_output(depth: int, hold: float):
     for seed in range(60):
-        pipeline = make(seed, 2 + seed % 3, depth, 0.6, count=3)
+        pipeline = make(seed, 2 + seed % 3, depth, 0.6, count=3, hold=hold)
         requests = list(pipeline.requests.values())
         for _ in range(40):
             for action in pipeline.rng.choices(

@@ -74,6 +74,11 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
         partition = check_partition(own_partition, exit_layer, shape.num_layers, stages)
     else:
         partition = split_layers(shape, exit_layer, stages)
+    if stages == 1 and "load_adaptive" in options:
+        raise PPSDConfigError(
+            "load_adaptive is for a pipeline, whose stages requests share; on one device, leave "
+            "it out"
+        )
     try:
         return PPSDConfig(
             model=str(head.path) if head else None,
@@ -81,6 +86,7 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
             exit_layer=exit_layer,
             layer_partition=partition,
             draft_threshold=options.get("draft_threshold", _draft_threshold(head, shape, stages)),
+            load_adaptive=options.get("load_adaptive", True),
             synthetic_drafter=synthetic,
             target_model_config=model_config,
             target_parallel_config=parallel_config,

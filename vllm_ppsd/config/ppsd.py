@@ -64,6 +64,9 @@ class PPSDConfig(SpeculativeConfig):
     """On one device, nothing is drafted behind a draft that the head gives a lower
     probability than this; None in a pipeline."""
 
+    load_adaptive: bool = True
+    """In a pipeline, let requests draft only as far as the stages have room."""
+
     synthetic_drafter: SyntheticDrafter | None = None
     """Replace the head's drafts by recorded output; for tests and benchmarks only."""
 
@@ -127,6 +130,7 @@ USER_OPTIONS: tuple[str, ...] = (
     "num_speculative_tokens",
     "exit_layer",
     "draft_threshold",
+    "load_adaptive",
     "synthetic_drafter",
 )
 """What a user may write into ``speculative_config``; everything else is refused."""

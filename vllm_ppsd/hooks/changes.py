@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vllm_ppsd.hooks.request import is_marked_worker, is_pipelined
+from vllm_ppsd.hooks.request import is_marked_worker, is_pipelined, pipelined_config
 from vllm_ppsd.protocol import steps_in_flight
 
 
@@ -45,9 +45,10 @@ def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def replacement(self: Any) -> int:
         batches: int = original(self)
-        if not is_pipelined(self.speculative_config):
+        config = pipelined_config(self)
+        if config is None:
             return batches
-        return max(batches, steps_in_flight(self.speculative_config.max_drafts))
+        return max(batches, steps_in_flight(config.max_drafts))
 
     return replacement
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 METHOD = "ppsd"
@@ -28,3 +29,22 @@ def is_marked_worker() -> bool:
 def is_pipelined(speculative_config: Any) -> bool:
     """Whether it is one whose drafts run while later pipeline stages verify."""
     return is_ppsd(speculative_config) and bool(speculative_config.is_pipelined)
+
+
+def hide(vllm_config: Any) -> Any:
+    """Return a copy of a ``VllmConfig`` that speculates on nothing, as far as vLLM sees.
+
+    The copy remembers what it hides: how many steps are in flight is known by it.
+    """
+    plain = copy.copy(vllm_config)
+    plain.speculative_config = None
+    plain.ppsd_hidden = vllm_config.speculative_config
+    return plain
+
+
+def pipelined_config(vllm_config: Any) -> Any | None:
+    """Return a config's ``PPSDConfig`` of a pipeline, hidden or not; else None."""
+    for config in (vllm_config.speculative_config, getattr(vllm_config, "ppsd_hidden", None)):
+        if is_pipelined(config):
+            return config
+    return None

@@ -1,0 +1,1 @@
+"""vLLM's own scheduler tests, run against PPSD's scheduler."""

@@ -1,0 +1,78 @@
+"""``python -m tests.conformance.run``: vLLM's scheduler tests against PPSD's scheduler.
+
+Each pass is a pytest process of its own, in a folder that holds vLLM's tests and
+nothing of the project. It takes a few minutes, and the network the first time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .expectations import PASSES, Expectations
+from .fetch import FetchError, fetch
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Run every pass, say what is not as expected, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/conformance"))
+    cache = parser.parse_args().cache.resolve()
+    expectations = Expectations.read()
+    try:
+        folder = fetch(cache)
+        problems = [p for at in PASSES for p in _run(expectations, folder, cache, at)]
+    except (FetchError, PytestError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 1 if problems else 0
+
+
+class PytestError(RuntimeError):
+    """pytest did not get as far as outcomes."""
+
+
+def _run(expectations: Expectations, folder: Path, cache: Path, at: str) -> list[str]:
+    log, report = cache / f"{at}.log", cache / f"{at}.json"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-p", "conformance.plugin", f"--max-drafts={PASSES[at]}", f"--outcomes={report}"]
+    with log.open("w") as out:
+        subprocess.run(
+            [*command, *expectations.files],
+            cwd=folder,
+            env=os.environ | _environment(cache),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    outcomes = json.loads(report.read_text()) if report.is_file() else {}
+    if not outcomes:
+        raise PytestError(f"{at}: pytest ran no test; its output is in {log}")
+    problems = expectations.problems(outcomes, at)
+    must, cannot = expectations.split(outcomes, at)
+    print(f"{at}: {must} must pass, {cannot} cannot apply, {len(problems)} not as expected")
+    for problem in problems:
+        print(f"  {problem}")
+    if problems:
+        print(f"  pytest's output: {log}")
+    return problems
+
+
+def _environment(cache: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": str(TESTS),
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # as PPSD sets it
+        # A model that has no stand-in is not there, whatever this machine has.
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(cache / "hub"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The scheduler with a made-up pipeline behind it: flushes, statistics, admission."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from vllm import SamplingParams
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+from vllm_ppsd.engine.scheduler import PPSDScheduler
+from vllm_ppsd.plugin import register
+from vllm_ppsd.worker.output import PPSDModelRunnerOutput
+
+BLOCK = 32
+TOKEN = 7
+
+
+@pytest.fixture
+def make(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
+    register()
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+
+    def scheduler(**options: Any) -> PPSDScheduler:
+        arguments = EngineArgs(
+            str(tiny_llama),
+            pipeline_parallel_size=2,
+            max_model_len=256,
+            block_size=BLOCK,
+            speculative_config={"method": "ppsd"} | options,
+            per_request_spec_decode_metrics="detailed",
+        )
+        config = arguments.create_engine_config()
+        config.cache_config.num_gpu_blocks = 512
+        attention = FullAttentionSpec(
+            block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32
+        )
+        return PPSDScheduler(
+            config,
+            kv_cache_config=KVCacheConfig(
+                num_blocks=512,
+                kv_cache_tensors=[],
+                kv_cache_groups=[KVCacheGroupSpec(["layer"], attention)],
+            ),
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=BLOCK,
+            log_stats=True,
+        )
+
+    return scheduler
+
+
+def add(scheduler: PPSDScheduler, *names: str, tokens: int = 20) -> None:
+    for name in names:
+        sampling = SamplingParams(max_tokens=tokens, ignore_eos=True)
+        sampling.update_from_generation_config({}, eos_token_id=2)
+        scheduler.add_request(Request(name, [5, 6], sampling, None))
+
+
+def retire(scheduler: PPSDScheduler, tick: SchedulerOutput, stale: set[str], hit: bool) -> Any:
+    """Hand in a tick's result: every lane that counts samples TOKEN."""
+    names = list(tick.num_scheduled_tokens)
+    return scheduler.update_from_output(
+        tick,
+        PPSDModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: row for row, name in enumerate(names)},
+            sampled_token_ids=[[] if name in stale else [TOKEN] for name in names],
+            drafts={name: TOKEN if hit else TOKEN + 1 for name in names if name not in stale},
+        ),
+    )
+
+
+def finished(outputs: Any) -> Any:
+    return next(o for core in outputs.values() for o in core.outputs if o.finish_reason is not None)
+
+
+def test_room_for_what_is_in_flight_is_known_to_the_key_value_cache(make):
+    scheduler = make()
+    config = scheduler.vllm_config
+    assert config.speculative_config is None
+    assert config.max_concurrent_batches == 3
+    assert make(num_speculative_tokens=0, exit_layer=3).vllm_config.max_concurrent_batches == 2
+
+
+def test_hits_are_counted_for_the_request_too(make):
+    scheduler = make()
+    add(scheduler, "a", tokens=5)
+    flight = [scheduler.schedule(), scheduler.schedule(), scheduler.schedule()]
+    outputs = None
+    while flight:
+        outputs = retire(scheduler, flight.pop(0), set(), hit=True)
+        if scheduler.has_unfinished_requests():
+            tick = scheduler.schedule()
+            if tick.num_scheduled_tokens:
+                flight.append(tick)
+        if not scheduler.requests:
+            break
+    metrics = finished(outputs).spec_decode_metrics
+    assert (metrics.num_draft_tokens, metrics.histogram) == (5, [0, 5])
+    assert metrics.per_step_accepted == [1] * 5
+
+
+def test_a_miss_sends_the_true_token_and_drains_what_is_in_flight(make):
+    scheduler = make()
+    add(scheduler, "a")
+    first, second, third = (scheduler.schedule() for _ in range(3))
+    assert second.scheduled_cached_reqs.new_token_ids == [[]]
+    assert third.scheduled_cached_reqs.num_computed_tokens == [3]
+    retire(scheduler, first, set(), hit=False)
+    again = scheduler.schedule()
+    assert again.scheduled_cached_reqs.new_token_ids == [[TOKEN]]
+    assert again.scheduled_cached_reqs.num_computed_tokens == [2]
+    for tick in (second, third):
+        retire(scheduler, tick, {"a"}, hit=False)
+    assert scheduler.requests["a"].num_output_tokens == 1
+    retire(scheduler, again, set(), hit=True)
+    assert scheduler.requests["a"].num_output_tokens == 2
+
+
+def test_a_fixed_depth_lets_everyone_in(make):
+    scheduler = make(load_adaptive=False)
+    names = [f"r{i}" for i in range(8)]
+    add(scheduler, *names)
+    for _ in range(3):
+        assert set(scheduler.schedule().num_scheduled_tokens) == set(names)
+    assert not scheduler.schedule().num_scheduled_tokens
+
+
+def test_under_load_sure_work_is_dealt_over_the_ticks(make):
+    scheduler = make()
+    names = [f"r{i}" for i in range(8)]
+    add(scheduler, *names)
+    prompts = scheduler.schedule()
+    assert set(prompts.num_scheduled_tokens) == set(names)
+    # As if every further lane took as long as a tick of one.
+    for lanes in (1, 2, 4, 8) * 20:
+        scheduler._admission._costs.observe(lanes, 0.01 * lanes)
+    assert not scheduler.schedule().num_scheduled_tokens
+    retire(scheduler, prompts, set(), hit=True)
+    first, second = scheduler.schedule(), scheduler.schedule()
+    assert (len(first.num_scheduled_tokens), len(second.num_scheduled_tokens)) == (4, 4)
+    assert not set(first.num_scheduled_tokens) & set(second.num_scheduled_tokens)

@@ -1,0 +1,115 @@
+"""Which requests enter a tick: sure work, drafts, and how many of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ppsd.protocol.costs import PRIOR_LANE, TickCosts
+from vllm_ppsd.protocol.load import Decoding, LoadPolicy
+
+
+def costs(lane: float) -> TickCosts:
+    """Of a device on which a further lane costs ``lane`` ticks of one lane."""
+    learned = TickCosts()
+    for _ in range(40):
+        for lanes in (1, 2, 4, 8, 16):
+            learned.observe(lanes, 0.02 * (1 + lane * (lanes - 1)))
+    return learned
+
+
+def policy(lane: float, stages: int = 2) -> LoadPolicy:
+    return LoadPolicy(stages, stages - 1, costs(lane))
+
+
+def waiting(count: int, unverified: int = 0) -> list[Decoding]:
+    return [Decoding(f"r{i}", unverified) for i in range(count)]
+
+
+@pytest.mark.parametrize("lane", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("stages", [2, 4])
+def test_a_request_alone_always_drafts(lane: float, stages: int):
+    chosen = policy(lane, stages)
+    for unverified in range(stages + 1):
+        assert chosen.admit(waiting(1, unverified)) == {"r0"}
+    assert chosen.admit(waiting(1, stages + 1)) == set()
+
+
+def test_where_lanes_are_free_everyone_drafts():
+    chosen = policy(0.0)
+    assert len(chosen.admit(waiting(32, 1))) == 32
+
+
+def test_where_every_lane_costs_a_tick_sure_work_goes_first():
+    chosen = policy(1.0)
+    # Two stages, eight requests: four a tick, and none on a draft.
+    assert chosen.admit(waiting(8)) == {"r0", "r1", "r2", "r3"}
+    assert chosen.admit(waiting(8, 1)) == set()
+
+
+def test_more_requests_draft_less():
+    shares = []
+    for count in (1, 4, 16, 64, 256):
+        chosen = policy(0.05)
+        chosen.admit(waiting(count))
+        shares.append(chosen.drafting / count)
+    assert shares == sorted(shares, reverse=True)
+    assert (shares[0], shares[-1]) == (1, 0)
+
+
+def test_the_best_acceptance_rates_draft():
+    chosen = policy(0.3)
+    for _ in range(100):
+        for i in range(4):
+            chosen.judged(f"r{i}", hit=i == 2)
+    assert chosen.acceptance("r2") > 0.9 > 0.1 > chosen.acceptance("r0")
+    admitted = chosen.admit(waiting(4, 1))
+    assert chosen.drafting == 1
+    assert admitted == {"r2"}
+
+
+def test_a_request_that_may_not_draft_never_does():
+    chosen = policy(0.0)
+    assert chosen.admit([Decoding("a", 1, may_draft=False), Decoding("b", 1)]) == {"b"}
+
+
+def test_without_drafts_sure_work_is_dealt_over_the_ticks():
+    chosen = LoadPolicy(2, 0, costs(0.02))
+    requests = waiting(5)
+    first = chosen.admit(requests)
+    rest = [Decoding(r.request_id, int(r.request_id in first)) for r in requests]
+    second = chosen.admit(rest)
+    assert (len(first), len(second)) == (3, 2)
+    assert not first & second
+
+
+def test_a_request_that_left_is_forgotten():
+    chosen = policy(0.0)
+    for _ in range(100):
+        chosen.judged("a", hit=False)
+    chosen.forget("a")
+    chosen.judged("b", hit=True)
+    assert chosen.acceptance("a") == chosen.acceptance("c")
+
+
+def test_costs_are_learned_from_ticks():
+    learned = costs(0.25)
+    assert learned.seconds(1) == pytest.approx(0.02, rel=0.05)
+    assert learned.seconds(9) == pytest.approx(0.06, rel=0.05)
+    learned.observe(1, 5.0)
+    assert learned.seconds(1) == pytest.approx(0.02, rel=0.05)
+
+
+def test_as_long_as_all_ticks_are_alike_the_prior_decides_the_slope():
+    learned = TickCosts()
+    for _ in range(50):
+        learned.observe(1, 0.02)
+    assert learned.seconds(1) == pytest.approx(0.02)
+    assert learned.seconds(11) == pytest.approx(0.02 * (1 + 10 * PRIOR_LANE))
+
+
+def test_costs_follow_a_device_that_slows_down():
+    learned = costs(0.0)
+    for _ in range(600):
+        learned.observe(1, 0.04)
+        learned.observe(4, 0.04)
+    assert learned.seconds(2) == pytest.approx(0.04, rel=0.1)

@@ -1,0 +1,149 @@
+"""Which requests enter the next tick: drafts fill stages that sure work would leave idle.
+
+A request that drafts takes a lane in every tick and retires 1 / (alpha + n(1 - alpha))
+tokens a tick (n stages, acceptance rate alpha; ``vllm_ppsd.speedup.ideal_speedup`` over
+n). A request that does not takes a lane in every n-th tick and retires 1 / n. The more
+lanes a tick carries, the longer it takes, so with many requests the lanes that drafts
+cost are worth more to sure work. The policy lets those requests draft with which the
+tokens per second come out highest; the others are dealt over the ticks evenly, which
+in the limit is plain micro-batching.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_ppsd.protocol.costs import TickCosts
+from vllm_ppsd.protocol.flight import may_enter
+
+PRIOR_ACCEPTANCE = 0.7
+"""Of a request that has not been judged yet, where no other has been either."""
+
+MEMORY = 32
+"""Verdicts after which an acceptance rate has forgotten most of what was before."""
+
+WORTH_A_CHANGE = 1.02
+"""Gain in tokens per second under which the choice stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """A request whose prompt is finished.
+
+    Attributes:
+        request_id: the engine's id.
+        unverified: its positions whose sampled token has not come back.
+        may_draft: whether it may draft at all.
+    """
+
+    request_id: str
+    unverified: int
+    may_draft: bool = True
+
+
+class FixedDepth:
+    """Lets every request draft as deep as it may, whatever the load.
+
+    Args:
+        max_drafts: drafts of a request that may be unverified.
+    """
+
+    def __init__(self, max_drafts: int) -> None:
+        self._max_drafts = max_drafts
+
+    def admit(self, requests: Sequence[Decoding]) -> set[str]:
+        """Return the ids of the requests that enter the next tick."""
+        return {
+            request.request_id
+            for request in requests
+            if may_enter(request.unverified, self._max_drafts if request.may_draft else 0)
+        }
+
+
+class LoadPolicy:
+    """Chooses the decoding requests of every tick.
+
+    Args:
+        stages: n.
+        max_drafts: drafts of a request that may be unverified.
+        costs: what a tick takes by its lanes.
+
+    Attributes:
+        drafting: how many requests were let draft last.
+        overall: recent acceptance rate of all requests.
+    """
+
+    def __init__(self, stages: int, max_drafts: int, costs: TickCosts) -> None:
+        self._stages, self._max_drafts, self._costs = stages, max_drafts, costs
+        self._acceptance: dict[str, float] = {}
+        self.overall = PRIOR_ACCEPTANCE
+        self.drafting = 0
+
+    def judged(self, request_id: str, hit: bool) -> None:
+        """Learn that a draft of a request was a hit, or a miss."""
+        before = self.acceptance(request_id)
+        self._acceptance[request_id] = before + (hit - before) / MEMORY
+        self.overall += (hit - self.overall) / MEMORY
+
+    def acceptance(self, request_id: str) -> float:
+        """Return the recent acceptance rate of a request."""
+        return self._acceptance.get(request_id, self.overall)
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request that has left the engine."""
+        self._acceptance.pop(request_id, None)
+
+    def admit(self, requests: Sequence[Decoding]) -> set[str]:
+        """Return the ids of the requests that enter the next tick.
+
+        Args:
+            requests: every decoding request, in the scheduler's order.
+        """
+        drafting = self._choose(requests)
+        # Sure work is dealt evenly, or all of it would share one tick and leave the
+        # stages behind it idle.
+        sure = math.ceil((len(requests) - len(drafting)) / self._stages)
+        admitted: set[str] = set()
+        for request in requests:
+            if request.request_id in drafting:
+                if may_enter(request.unverified, self._max_drafts):
+                    admitted.add(request.request_id)
+            elif request.unverified == 0 and sure > 0:
+                admitted.add(request.request_id)
+                sure -= 1
+        return admitted
+
+    def _choose(self, requests: Sequence[Decoding]) -> set[str]:
+        """Return the requests that may draft: those with the best acceptance rates."""
+        ranked = sorted(
+            (r.request_id for r in requests if r.may_draft and self._max_drafts),
+            key=self.acceptance,
+            reverse=True,
+        )
+        rates = [0.0]
+        for request_id in ranked:
+            rates.append(rates[-1] + self._tokens_per_tick(self.acceptance(request_id)))
+        worth = [
+            self._tokens_per_second(rate, count, len(requests) - count)
+            for count, rate in enumerate(rates)
+        ]
+        best = max(range(len(worth)), key=worth.__getitem__)
+        kept = min(self.drafting, len(ranked))
+        if worth[best] > worth[kept] * WORTH_A_CHANGE:
+            self.drafting = best
+        else:
+            self.drafting = kept
+        return set(ranked[: self.drafting])
+
+    def _tokens_per_tick(self, alpha: float) -> float:
+        """Tokens that a drafting request retires per tick."""
+        hit_ticks = self._stages / min(self._stages, self._max_drafts + 1)
+        return 1 / (alpha * hit_ticks + self._stages * (1 - alpha))
+
+    def _tokens_per_second(self, drafted_rate: float, drafting: int, others: int) -> float:
+        """Tokens per second if ``drafting`` requests draft, and ``others`` do not."""
+        # Fewer than one lane a tick on average: some ticks are not there at all.
+        lanes = max(1.0, drafting + others / self._stages)
+        return (drafted_rate + others / self._stages) / self._costs.seconds(lanes)
