@@ -1,0 +1,73 @@
+"""The acceptance that a served head reaches on prompt sets: what `vllm-ppsd eval` promises.
+
+A pipeline of two stages answers every prompt greedily, several at once, and vLLM's own
+counters say what was drafted and accepted. In float32, as the text that `eval` judges on.
+
+    python -m benchmarks.served MODEL --prompts FOLDER [--head ppsd]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vllm import SamplingParams
+
+from benchmarks import engines
+from benchmarks.prompt_sets import OWN, first_of_each
+from benchmarks.report import deliver, footer, origin
+from vllm_ppsd.training.prompts import Prompt, chat_tokens
+
+
+def main() -> None:
+    """Serve the prompts and print the table."""
+    arguments = _parser().parse_args()
+    llm = engines.start(
+        arguments.model,
+        stages=2,
+        cores=arguments.cores.replace(",", "|"),
+        dtype="float32",
+        enforce_eager=True,
+        max_num_seqs=24,
+        kv_cache_memory_bytes=2**30,
+        # Every draft is to be counted, not only those that are worth their while.
+        speculative_config={"method": "ppsd", "model": arguments.head, "load_adaptive": False},
+    )
+    sets: dict[str, list[Prompt]] = {}
+    for prompt in first_of_each(arguments.prompts, arguments.limit):
+        sets.setdefault(prompt.source, []).append(prompt)
+    sampling = SamplingParams(temperature=0.0, max_tokens=arguments.tokens)
+    lines = ["| prompts | drafts | acceptance |", "| --- | --- | --- |"]
+    rows = []
+    drafted = hit = 0
+    for source, prompts in sets.items():
+        tokens = [chat_tokens(llm.get_tokenizer(), prompt.text) for prompt in prompts]
+        llm.generate([{"prompt_token_ids": t} for t in tokens], sampling)
+        drafts, hits = engines.draft_counts(llm)
+        rows.append({"set": source, "drafts": drafts - drafted, "hits": hits - hit})
+        drafted, hit = drafts, hits
+    rows.append({"set": "overall", "drafts": drafted, "hits": hit})
+    lines += [f"| {r['set']} | {r['drafts']} | {r['hits'] / r['drafts']:.3f} |" for r in rows]
+    report = {"rows": rows} | origin(
+        f"python -m benchmarks.served MODEL --prompts {arguments.prompts.name} "
+        f"--head {Path(arguments.head).name} --tokens {arguments.tokens}"
+    )
+    deliver(report, "\n".join([*lines, "", footer(report)]), arguments.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", help="folder of the model")
+    parser.add_argument("--head", default="ppsd", help="exit head")
+    parser.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
+    parser.add_argument("--limit", type=int, help="prompts per set")
+    parser.add_argument("--tokens", type=int, default=256, help="output tokens per prompt")
+    parser.add_argument("--cores", default="0,1", help="one core per stage")
+    parser.add_argument("--json", help="write all numbers to this file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
