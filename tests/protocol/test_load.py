@@ -34,6 +34,30 @@ def test_a_request_alone_always_drafts(lane: float, stages: int):
     assert chosen.admit(waiting(1, stages + 1)) == set()
 
 
+def test_a_request_alone_drafts_on_after_nothing_but_misses():
+    chosen = policy(0.05)
+    for _ in range(1000):
+        assert chosen.admit(waiting(1, 1)) == {"r0"}
+        chosen.judged("r0", hit=False)
+    chosen.forget("r0")
+    chosen.admit([])
+    assert chosen.admit([Decoding("r1", 1)]) == {"r1"}
+
+
+def test_a_low_acceptance_rate_is_tried_anew():
+    chosen = policy(0.3)
+    for _ in range(200):
+        for i in range(4):
+            chosen.judged(f"r{i}", hit=False)
+    chosen.admit(waiting(4))
+    assert chosen.drafting == 0
+    ticks = 0
+    while not chosen.drafting:
+        chosen.admit(waiting(4))
+        ticks += 1
+        assert ticks < 5000
+
+
 def test_where_lanes_are_free_everyone_drafts():
     chosen = policy(0.0)
     assert len(chosen.admit(waiting(32, 1))) == 32

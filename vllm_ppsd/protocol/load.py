@@ -24,8 +24,8 @@ PRIOR_ACCEPTANCE = 0.7
 MEMORY = 32
 """Verdicts after which an acceptance rate has forgotten most of what was before."""
 
-WORTH_A_CHANGE = 1.02
-"""Gain in tokens per second under which the choice stays as it is."""
+DOUBT = 500
+"""Ticks without drafting after which a low acceptance rate is mostly doubted, and tried anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,13 @@ class LoadPolicy:
             self._tokens_per_second(rate, count, len(requests) - count)
             for count, rate in enumerate(rates)
         ]
-        best = max(range(len(worth)), key=worth.__getitem__)
-        kept = min(self.drafting, len(ranked))
-        if worth[best] > worth[kept] * WORTH_A_CHANGE:
-            self.drafting = best
-        else:
-            self.drafting = kept
+        # Of equals the one that drafts more: only drafts tell what drafts are worth.
+        self.drafting = max(range(len(worth)), key=lambda count: (worth[count], count))
+        for request_id in ranked[self.drafting :]:
+            before = self.acceptance(request_id)
+            self._acceptance[request_id] = before + (PRIOR_ACCEPTANCE - before) / DOUBT
+        if ranked and not self.drafting:
+            self.overall += (PRIOR_ACCEPTANCE - self.overall) / DOUBT
         return set(ranked[: self.drafting])
 
     def _tokens_per_tick(self, alpha: float) -> float:
