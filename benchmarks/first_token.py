@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import engines
+from benchmarks import arguments, engines
 from benchmarks.report import deliver, footer, origin
 from vllm_ppsd.training.prompts import chat_tokens
 
@@ -23,8 +23,8 @@ FILLER = "Please summarise what the following notes say about the weather, numbe
 
 def main() -> None:
     """Run the benchmark and print its table."""
-    arguments = _parser().parse_args()
-    plain, ppsd = _measure(arguments)
+    given = _parser().parse_args()
+    plain, ppsd = _measure(given)
     ratios = [b / a for a, b in zip(plain, ppsd, strict=True)]
     report = {
         "plain_ms": plain,
@@ -32,10 +32,10 @@ def main() -> None:
         "ratio": statistics.median(ratios),
         "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
     } | origin(
-        f"python -m benchmarks.first_token MODEL --prompt-tokens {arguments.prompt_tokens} "
-        f"--repeats {arguments.repeats} --stages {arguments.stages} --dtype {arguments.dtype}"
+        f"python -m benchmarks.first_token MODEL --prompt-tokens {given.prompt_tokens} "
+        f"--repeats {given.repeats} --stages {given.stages} --dtype {given.dtype}"
     )
-    deliver(report, f"{render(report)}\n\n{footer(report)}", arguments.json)
+    deliver(report, f"{render(report)}\n\n{footer(report)}", given.json)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -52,27 +52,27 @@ def render(report: dict[str, Any]) -> str:
     )
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
-    cores = arguments.cores if arguments.stages == 1 else arguments.cores.replace(",", "|")
+def _measure(given: argparse.Namespace) -> tuple[list[float], list[float]]:
+    cores = given.cores if given.stages == 1 else given.cores.replace(",", "|")
 
     def start(**options: Any) -> Any:
         return engines.start(
-            arguments.model,
-            stages=arguments.stages,
+            given.model,
+            stages=given.stages,
             cores=cores,
-            dtype=arguments.dtype,
+            dtype=given.dtype,
             max_num_batched_tokens=2048,
             **options,
         )
 
-    ppsd = start(speculative_config={"method": "ppsd", "model": arguments.head})
+    ppsd = start(speculative_config={"method": "ppsd", "model": given.head})
     split = ppsd.llm_engine.vllm_config.speculative_config.layer_partition
-    plain = start(partition=split if arguments.stages > 1 else ())
+    plain = start(partition=split if given.stages > 1 else ())
     times: tuple[list[float], list[float]] = ([], [])
-    for number in tqdm(range(arguments.repeats + 1), desc="rounds"):
+    for number in tqdm(range(given.repeats + 1), desc="rounds"):
         # Every prompt is new, or nothing but its last block would be computed twice.
-        text = FILLER.format(number) * arguments.prompt_tokens
-        prompt = chat_tokens(plain.get_tokenizer(), text)[: arguments.prompt_tokens]
+        text = FILLER.format(number) * given.prompt_tokens
+        prompt = chat_tokens(plain.get_tokenizer(), text)[: given.prompt_tokens]
         for engine, found in zip((plain, ppsd), times, strict=True):
             engines.settle()
             seconds = engines.generate(engine, prompt, 8).first_token_seconds
@@ -82,17 +82,12 @@ def _measure(arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model", help="folder of the model")
-    parser.add_argument("--head", default="ppsd", help="exit head")
+    parser = arguments.parser(__doc__)
+    arguments.add_model(parser)
     parser.add_argument("--prompt-tokens", type=int, default=1000, help="length of the prompts")
     parser.add_argument("--repeats", type=int, default=15, help="pairs of runs")
     parser.add_argument("--stages", type=int, default=1, help="pipeline size of both engines")
     parser.add_argument("--dtype", default="auto", help="of both engines")
-    parser.add_argument("--cores", default="0,1", help="cores of both engines")
-    parser.add_argument("--json", help="write all numbers to this file")
     return parser
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import engines
+from benchmarks import arguments, engines
 from benchmarks.engines import Timed
 from benchmarks.prompt_sets import OWN, first_of_each
 from benchmarks.report import deliver, footer, origin
@@ -34,10 +34,10 @@ PLAIN, SINGLE = "plain pipeline", "plain, one process, all cores"
 
 def main() -> None:
     """Run the benchmark and print its table."""
-    arguments = _parser().parse_args()
-    runs, alphas = _measure(arguments)
-    report = _report(arguments, runs, alphas)
-    deliver(report, render(report), arguments.json)
+    given = _parser().parse_args()
+    runs, alphas = _measure(given)
+    report = _report(given, runs, alphas)
+    deliver(report, render(report), given.json)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -59,37 +59,37 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", footer(report)])
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dict[str, float]]:
-    cores = arguments.cores.split(",")
-    partition = [arguments.exit_layer, arguments.layers - arguments.exit_layer]
-    eager = {"enforce_eager": arguments.eager}
+def _measure(given: argparse.Namespace) -> tuple[dict[str, list[Timed]], dict[str, float]]:
+    cores = given.cores.split(",")
+    partition = [given.exit_layer, given.layers - given.exit_layer]
+    eager = {"enforce_eager": given.eager}
     plain_options: dict[str, Any] = dict(eager)
-    if arguments.eager:
+    if given.eager:
         # Stock vLLM cannot run an eager CPU pipeline: its warm-up allocates nothing.
         plain_options["speculative_config"] = {
             "method": "ppsd",
             "num_speculative_tokens": 0,
-            "exit_layer": arguments.exit_layer,
+            "exit_layer": given.exit_layer,
         }
     # The engine whose metrics are read must start last: they live in the process.
-    single = engines.start(arguments.model, stages=1, cores=",".join(cores), **eager)
+    single = engines.start(given.model, stages=1, cores=",".join(cores), **eager)
     plain = engines.start(
-        arguments.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
+        given.model, stages=2, cores="|".join(cores), partition=partition, **plain_options
     )
-    asked = first_of_each(arguments.prompts, arguments.limit)
+    asked = first_of_each(given.prompts, given.limit)
     prompts = [chat_tokens(plain.get_tokenizer(), prompt.text) for prompt in asked]
     engines.generate(single, prompts[0], 8)
-    recorded = [engines.generate(plain, p, arguments.tokens) for p in prompts]
+    recorded = [engines.generate(plain, p, given.tokens) for p in prompts]
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.jsonl"
         write_record(record, [(r.prompt, r.tokens) for r in recorded])
         synthetic = {
-            "exit_layer": arguments.exit_layer,
+            "exit_layer": given.exit_layer,
             "synthetic_drafter": {"record": str(record), "acceptance": 1.0},
         }
-        drafter = {"model": arguments.head} if arguments.head else synthetic
+        drafter = {"model": given.head} if given.head else synthetic
         ppsd = engines.start(
-            arguments.model,
+            given.model,
             stages=2,
             cores="|".join(cores),
             speculative_config={"method": "ppsd"} | drafter,
@@ -100,20 +100,20 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
     turns: list[tuple[str, Any, float | None]] = [
         (PLAIN, plain, None),
         *(
-            [(f"PPSD, {Path(arguments.head).name}", ppsd, None)]
-            if arguments.head
+            [(f"PPSD, {Path(given.head).name}", ppsd, None)]
+            if given.head
             else [(f"PPSD, p = {p}", ppsd, p) for p in ACCEPTANCES]
         ),
         (SINGLE, single, None),
     ]
-    for prompt in tqdm(prompts * arguments.repeats, desc="rounds"):
+    for prompt in tqdm(prompts * given.repeats, desc="rounds"):
         for name, engine, acceptance in turns:
             engines.settle()
             if acceptance is not None:
                 engine.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
             if engine is ppsd:
                 before = engines.draft_counts(engine)
-            runs.setdefault(name, []).append(engines.generate(engine, prompt, arguments.tokens))
+            runs.setdefault(name, []).append(engines.generate(engine, prompt, given.tokens))
             if engine is ppsd:
                 after = engines.draft_counts(engine)
                 counts.setdefault(name, []).append((after[0] - before[0], after[1] - before[1]))
@@ -125,7 +125,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, list[Timed]], dic
 
 
 def _report(
-    arguments: argparse.Namespace, runs: dict[str, list[Timed]], alphas: dict[str, float]
+    given: argparse.Namespace, runs: dict[str, list[Timed]], alphas: dict[str, float]
 ) -> dict[str, Any]:
     expected = {tuple(r.prompt): r.tokens for r in runs[PLAIN]}
     base = [r.ms_per_token for r in runs[PLAIN]]
@@ -150,33 +150,27 @@ def _report(
             }
         )
     command = (
-        f"python -m benchmarks.pipeline MODEL --exit-layer {arguments.exit_layer} "
-        f"--repeats {arguments.repeats} --tokens {arguments.tokens}"
+        f"python -m benchmarks.pipeline MODEL --exit-layer {given.exit_layer} "
+        f"--repeats {given.repeats} --tokens {given.tokens}"
     )
-    if arguments.head:
-        command += f" --head {Path(arguments.head).name}"
-    if arguments.prompts != OWN:
-        command += f" --prompts {Path(arguments.prompts).name} --limit {arguments.limit}"
-    if arguments.eager:
+    if given.head:
+        command += f" --head {Path(given.head).name}"
+    if given.prompts != OWN:
+        command += f" --prompts {Path(given.prompts).name} --limit {given.limit}"
+    if given.eager:
         command += " --eager"
     return {"rows": rows} | origin(command)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
+    arguments.add_prompts(parser, limit=None, tokens=96)
     parser.add_argument("model", help="folder of the demo model")
+    parser.add_argument("--head", help="exit head to draft with, made for --exit-layer")
     parser.add_argument("--layers", type=int, default=30, help="decoder layers of the model")
     parser.add_argument("--exit-layer", type=int, default=17, help="layers on stage 0")
     parser.add_argument("--repeats", type=int, default=5, help="turns of every engine")
-    parser.add_argument("--tokens", type=int, default=96, help="output tokens per prompt")
-    parser.add_argument("--cores", default="0,1", help="one core per stage")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
-    parser.add_argument("--head", help="exit head to draft with, made for --exit-layer")
-    parser.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
-    parser.add_argument("--limit", type=int, help="prompts per set")
-    parser.add_argument("--json", help="write all numbers to this file")
     return parser
 
 

@@ -13,30 +13,30 @@ from pathlib import Path
 
 from vllm import SamplingParams
 
-from benchmarks import engines
-from benchmarks.prompt_sets import OWN, first_of_each
+from benchmarks import arguments, engines
+from benchmarks.prompt_sets import first_of_each
 from benchmarks.report import deliver, footer, origin
 from vllm_ppsd.training.prompts import Prompt, chat_tokens
 
 
 def main() -> None:
     """Serve the prompts and print the table."""
-    arguments = _parser().parse_args()
+    given = _parser().parse_args()
     llm = engines.start(
-        arguments.model,
+        given.model,
         stages=2,
-        cores=arguments.cores.replace(",", "|"),
+        cores=given.cores.replace(",", "|"),
         dtype="float32",
         enforce_eager=True,
         max_num_seqs=24,
         kv_cache_memory_bytes=2**30,
         # Every draft is to be counted, not only those that are worth their while.
-        speculative_config={"method": "ppsd", "model": arguments.head, "load_adaptive": False},
+        speculative_config={"method": "ppsd", "model": given.head, "load_adaptive": False},
     )
     sets: dict[str, list[Prompt]] = {}
-    for prompt in first_of_each(arguments.prompts, arguments.limit):
+    for prompt in first_of_each(given.prompts, given.limit):
         sets.setdefault(prompt.source, []).append(prompt)
-    sampling = SamplingParams(temperature=0.0, max_tokens=arguments.tokens)
+    sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens)
     lines = ["| prompts | drafts | acceptance |", "| --- | --- | --- |"]
     rows = []
     drafted = hit = 0
@@ -49,23 +49,16 @@ def main() -> None:
     rows.append({"set": "overall", "drafts": drafted, "hits": hit})
     lines += [f"| {r['set']} | {r['drafts']} | {r['hits'] / r['drafts']:.3f} |" for r in rows]
     report = {"rows": rows} | origin(
-        f"python -m benchmarks.served MODEL --prompts {arguments.prompts.name} "
-        f"--head {Path(arguments.head).name} --tokens {arguments.tokens}"
+        f"python -m benchmarks.served MODEL --prompts {given.prompts.name} "
+        f"--head {Path(given.head).name} --tokens {given.tokens}"
     )
-    deliver(report, "\n".join([*lines, "", footer(report)]), arguments.json)
+    deliver(report, "\n".join([*lines, "", footer(report)]), given.json)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model", help="folder of the model")
-    parser.add_argument("--head", default="ppsd", help="exit head")
-    parser.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
-    parser.add_argument("--limit", type=int, help="prompts per set")
-    parser.add_argument("--tokens", type=int, default=256, help="output tokens per prompt")
-    parser.add_argument("--cores", default="0,1", help="one core per stage")
-    parser.add_argument("--json", help="write all numbers to this file")
+    parser = arguments.parser(__doc__)
+    arguments.add_model(parser)
+    arguments.add_prompts(parser, limit=None, tokens=256)
     return parser
 
 

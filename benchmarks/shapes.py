@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engines
+from benchmarks import arguments, engines
 from benchmarks.report import deliver, footer, origin
 from benchmarks.rounds import (
     PLAIN,
@@ -46,17 +46,15 @@ LARGE = {
 
 def main() -> None:
     """Run the model and print both tables."""
-    arguments = _parser().parse_args()
+    given = _parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measured = _measure(Path(folder), arguments)
+        measured = _measure(Path(folder), given)
     report = (
         measured
         | {"large": _large()}
-        | origin(
-            f"python -m benchmarks.shapes --prompts {arguments.prompts} --tokens {arguments.tokens}"
-        )
+        | origin(f"python -m benchmarks.shapes --prompts {given.prompts} --tokens {given.tokens}")
     )
-    deliver(report, f"{render(report)}\n\n{footer(report)}", arguments.json)
+    deliver(report, f"{render(report)}\n\n{footer(report)}", given.json)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -89,27 +87,26 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     model, record = folder / "model", folder / "record.jsonl"
     _write_model(model)
     rng = random.Random(0)
     prompts = [
-        ("random", [rng.randrange(3, VOCABULARY) for _ in range(64)])
-        for _ in range(arguments.prompts)
+        ("random", [rng.randrange(3, VOCABULARY) for _ in range(64)]) for _ in range(given.prompts)
     ]
 
     def start(speculative: dict[str, Any] | None) -> Any:
         return engines.start(
             str(model),
             stages=1,
-            cores=arguments.cores,
+            cores=given.cores,
             speculative_config=speculative,
             dtype="float32",
             skip_tokenizer_init=True,
         )
 
     plain = start(None)
-    answers = [engines.generate(plain, prompt, arguments.tokens) for _, prompt in prompts]
+    answers = [engines.generate(plain, prompt, given.tokens) for _, prompt in prompts]
     write_record(record, [(answer.prompt, answer.tokens) for answer in answers])
     drafter = {"record": str(record), "acceptance": 1.0}
     ppsd = start(
@@ -121,7 +118,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         *(Turn(name, ppsd, k, acceptance=p) for (p, k), name in cases.items()),
     ]
     draft_cost, token_cost = modelled_draft_cost(ppsd), measured_token_cost(plain)
-    found = summary(interleaved(prompts, turns, arguments.tokens), draft_cost, token_cost)
+    found = summary(interleaved(prompts, turns, given.tokens), draft_cost, token_cost)
     rows = {row["name"]: row for row in found}
     return {
         "rows": [
@@ -195,13 +192,9 @@ def _trained_head(shape: ModelShape, exit_layer: int) -> ExitHeadConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
     parser.add_argument("--prompts", type=int, default=3, help="random prompts")
     parser.add_argument("--tokens", type=int, default=64, help="output tokens per prompt")
-    parser.add_argument("--cores", default="0,1", help="cores of both engines")
-    parser.add_argument("--json", help="write all numbers to this file")
     return parser
 
 

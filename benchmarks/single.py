@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engines
-from benchmarks.prompt_sets import OWN, first_of_each
+from benchmarks import arguments, engines
+from benchmarks.prompt_sets import first_of_each
 from benchmarks.report import deliver, footer, origin
 from benchmarks.rounds import (
     PLAIN,
@@ -34,31 +34,31 @@ DRAFTS = (1, 2, 3, 4, 5)
 
 def main() -> None:
     """Run the benchmark and print its table."""
-    arguments = _parser().parse_args()
-    report = _measure(arguments) | origin(
-        f"python -m benchmarks.single MODEL --prompts {Path(arguments.prompts).name} "
-        f"--head {Path(arguments.head).name} --dtype {arguments.dtype} --limit {arguments.limit} "
-        f"--tokens {arguments.tokens}"
+    given = _parser().parse_args()
+    report = _measure(given) | origin(
+        f"python -m benchmarks.single MODEL --prompts {Path(given.prompts).name} "
+        f"--head {Path(given.head).name} --dtype {given.dtype} --limit {given.limit} "
+        f"--tokens {given.tokens}"
     )
     table = f"{render(report['rows'])}\n\n{costs(report)} {footer(report)}"
-    deliver(report, table, arguments.json)
+    deliver(report, table, given.json)
 
 
-def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure(given: argparse.Namespace) -> dict[str, Any]:
     def start(speculative: dict[str, Any] | None) -> Any:
         return engines.start(
-            arguments.model,
+            given.model,
             stages=1,
-            cores=arguments.cores,
+            cores=given.cores,
             speculative_config=speculative,
-            dtype=arguments.dtype,
-            enforce_eager=arguments.eager,
+            dtype=given.dtype,
+            enforce_eager=given.eager,
         )
 
     plain = start(None)
     ngram = start({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4})
     # The engine whose metrics are read must start last: they live in the process.
-    ppsd = start({"method": "ppsd", "model": arguments.head, "num_speculative_tokens": max(DRAFTS)})
+    ppsd = start({"method": "ppsd", "model": given.head, "num_speculative_tokens": max(DRAFTS)})
     config = ppsd.llm_engine.vllm_config.speculative_config
     turns = [
         Turn(PLAIN, plain),
@@ -71,28 +71,21 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
             config.draft_threshold,
         ),
     ]
-    asked = first_of_each(arguments.prompts, arguments.limit) * arguments.repeats
+    asked = first_of_each(given.prompts, given.limit) * given.repeats
     tokenizer = plain.get_tokenizer()
     prompts = [(prompt.source, chat_tokens(tokenizer, prompt.text)) for prompt in asked]
     draft_cost, token_cost = modelled_draft_cost(ppsd), measured_token_cost(plain)
-    rows = summary(interleaved(prompts, turns, arguments.tokens), draft_cost, token_cost)
+    rows = summary(interleaved(prompts, turns, given.tokens), draft_cost, token_cost)
     return {"rows": rows, "draft_cost": draft_cost, "token_cost": token_cost}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("model", help="folder of the model")
-    parser.add_argument("--head", default="ppsd", help="exit head")
-    parser.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
-    parser.add_argument("--limit", type=int, default=8, help="prompts per set")
+    parser = arguments.parser(__doc__)
+    arguments.add_model(parser)
+    arguments.add_prompts(parser, limit=8, tokens=96)
     parser.add_argument("--repeats", type=int, default=1, help="times each prompt is asked")
-    parser.add_argument("--tokens", type=int, default=96, help="output tokens per prompt")
     parser.add_argument("--dtype", default="auto", help="of all engines")
-    parser.add_argument("--cores", default="0,1", help="cores of every engine")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
-    parser.add_argument("--json", help="write all numbers to this file")
     return parser
 
 
