@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from vllm import SamplingParams
 
@@ -38,7 +39,7 @@ def main() -> None:
         sets.setdefault(prompt.source, []).append(prompt)
     sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens)
     lines = ["| prompts | drafts | acceptance |", "| --- | --- | --- |"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     drafted = hit = 0
     for source, prompts in sets.items():
         tokens = [chat_tokens(llm.get_tokenizer(), prompt.text) for prompt in prompts]
