@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-ORDINARY_ACCEPTANCE = 0.72
-"""Acceptance rate that defaults are chosen for: about that of the head that ships."""
+from vllm_ppsd.protocol.acceptance import PRIOR
 
 
 def ideal_speedup(stages: int, alpha: float) -> float:
@@ -74,11 +73,11 @@ def draft_threshold(draft_cost: float) -> float:
 
     Behind a draft of probability p, the next one adds p * alpha tokens to a round, and
     takes time in which the rounds before it delivered draft_cost * speedup tokens; so p
-    must exceed draft_cost * speedup / alpha. docs/measurements.md compares this with the
-    best thresholds found by ``python -m benchmarks.draft_length``.
+    must exceed draft_cost * speedup / alpha. The prior stands for alpha here; the
+    proposer scales p by a request's own recent acceptance rate. docs/measurements.md
+    compares this with the best thresholds of ``python -m benchmarks.draft_length``.
 
     Args:
         draft_cost: cost of a draft, in full passes.
     """
-    alpha = ORDINARY_ACCEPTANCE
-    return min(1.0, draft_cost * best_one_device_speedup(8, draft_cost, alpha) / alpha)
+    return min(1.0, draft_cost * best_one_device_speedup(8, draft_cost, PRIOR) / PRIOR)

@@ -38,8 +38,8 @@ def test_a_request_alone_drafts_on_after_nothing_but_misses():
     chosen = policy(0.05)
     for _ in range(1000):
         assert chosen.admit(waiting(1, 1)) == {"r0"}
-        chosen.judged("r0", hit=False)
-    chosen.forget("r0")
+        chosen.acceptance.judged("r0", hit=False)
+    chosen.acceptance.forget("r0")
     chosen.admit([])
     assert chosen.admit([Decoding("r1", 1)]) == {"r1"}
 
@@ -48,7 +48,7 @@ def test_a_low_acceptance_rate_is_tried_anew():
     chosen = policy(0.3)
     for _ in range(200):
         for i in range(4):
-            chosen.judged(f"r{i}", hit=False)
+            chosen.acceptance.judged(f"r{i}", hit=False)
     chosen.admit(waiting(4))
     assert chosen.drafting == 0
     ticks = 0
@@ -84,8 +84,8 @@ def test_the_best_acceptance_rates_draft():
     chosen = policy(0.3)
     for _ in range(100):
         for i in range(4):
-            chosen.judged(f"r{i}", hit=i == 2)
-    assert chosen.acceptance("r2") > 0.9 > 0.1 > chosen.acceptance("r0")
+            chosen.acceptance.judged(f"r{i}", hit=i == 2)
+    assert chosen.acceptance.rate("r2") > 0.9 > 0.1 > chosen.acceptance.rate("r0")
     admitted = chosen.admit(waiting(4, 1))
     assert chosen.drafting == 1
     assert admitted == {"r2"}
@@ -109,10 +109,10 @@ def test_without_drafts_sure_work_is_dealt_over_the_ticks():
 def test_a_request_that_left_is_forgotten():
     chosen = policy(0.0)
     for _ in range(100):
-        chosen.judged("a", hit=False)
-    chosen.forget("a")
-    chosen.judged("b", hit=True)
-    assert chosen.acceptance("a") == chosen.acceptance("c")
+        chosen.acceptance.judged("a", hit=False)
+    chosen.acceptance.forget("a")
+    chosen.acceptance.judged("b", hit=True)
+    assert chosen.acceptance.rate("a") == chosen.acceptance.rate("c")
 
 
 def test_costs_are_learned_from_ticks():

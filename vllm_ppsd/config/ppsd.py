@@ -62,7 +62,7 @@ class PPSDConfig(SpeculativeConfig):
 
     draft_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
     """On one device, nothing is drafted behind a draft that the head gives a lower
-    probability than this; None in a pipeline."""
+    probability than this, for a request of ordinary acceptance; None in a pipeline."""
 
     load_adaptive: bool = True
     """In a pipeline, let requests draft only as far as the stages have room."""

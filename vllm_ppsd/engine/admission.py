@@ -56,7 +56,7 @@ class Admission:
         self._in_flight += bool(scheduler_output.num_scheduled_tokens)
         if self._load is not None:
             for request_id in scheduler_output.finished_req_ids:
-                self._load.forget(request_id)
+                self._load.acceptance.forget(request_id)
 
     def received(self, scheduler_output: SchedulerOutput, output: ModelRunnerOutput) -> None:
         """A tick's result is in: time it if stages had nothing to wait for."""
@@ -77,7 +77,7 @@ class Admission:
     def judged(self, request_id: str, hit: bool) -> None:
         """A draft was compared with the retired token."""
         if self._load is not None:
-            self._load.judged(request_id, hit)
+            self._load.acceptance.judged(request_id, hit)
 
     def _log(self, decoding: int) -> None:
         at, drafting = self._logged
@@ -91,6 +91,6 @@ class Admission:
             "PPSD: %d of %d decoding requests draft; recent acceptance rate %.2f, %s",
             self._load.drafting,
             decoding,
-            self._load.overall,
+            self._load.acceptance.overall,
             self._costs.describe(),
         )

@@ -139,21 +139,27 @@ class ExitHead(nn.Module):
             torch.arange(max(1, len(positions) // 2), device=positions.device),
         )
 
-    def observe(self, positions: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """Run the head's decoder layers, which writes their key/value entries.
+    def observe(self, positions: torch.Tensor, states: torch.Tensor) -> None:
+        """Write the key/value entries of the head's decoder layers, and nothing more.
+
+        The last layer's MLP is left out: entries do not depend on it, and over a
+        prompt it takes most of the head's time. For layers of the targets in
+        ``vllm_ppsd.config.support.ONE_DEVICE``.
 
         Args:
             positions: int64 [tokens].
             states: [tokens, hidden] behind the exit layer; not changed, although
                 vLLM's fused norms work in place: hence the copy.
-
-        Returns:
-            [tokens, hidden], behind the head's layers.
         """
         hidden, carried = states.clone(), None
-        for layer in self.layers:
+        *before, last = self.layers
+        for layer in before:
             hidden, carried = layer(positions, hidden, carried)
-        return hidden if carried is None else hidden + carried
+        if carried is None:
+            hidden = last.input_layernorm(hidden)
+        else:
+            hidden, _ = last.input_layernorm(hidden, carried)
+        last.self_attn(positions=positions, hidden_states=hidden)
 
     def logits(
         self,
@@ -168,7 +174,11 @@ class ExitHead(nn.Module):
         """
         state = hidden_states if residual is None else hidden_states + residual
         if self.layers:
-            state = self.observe(positions, state)
+            # vLLM's fused norms work in place: hence the copy.
+            hidden, carried = state.clone(), None
+            for layer in self.layers:
+                hidden, carried = layer(positions, hidden, carried)
+            state = hidden + carried
         state = state[rows]
         if self.mlp is not None:
             state = self.mlp(state)

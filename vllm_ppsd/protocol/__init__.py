@@ -7,6 +7,7 @@ and ``vllm_ppsd.worker`` translate vLLM's structures into calls of these and hol
 rule of their own.
 """
 
+from vllm_ppsd.protocol.acceptance import AcceptanceBook
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError, TickGate, Verdict
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
@@ -14,6 +15,7 @@ from vllm_ppsd.protocol.load import Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.retirement import Lane, RetirementBook
 
 __all__ = [
+    "AcceptanceBook",
     "Decoding",
     "DraftBook",
     "FixedDepth",

@@ -15,14 +15,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_ppsd.protocol.acceptance import AcceptanceBook
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.flight import may_enter
-
-PRIOR_ACCEPTANCE = 0.7
-"""Of a request that has not been judged yet, where no other has been either."""
-
-MEMORY = 32
-"""Verdicts after which an acceptance rate has forgotten most of what was before."""
 
 DOUBT = 500
 """Ticks without drafting after which a low acceptance rate is mostly doubted, and tried anew."""
@@ -72,28 +67,13 @@ class LoadPolicy:
 
     Attributes:
         drafting: how many requests were let draft last.
-        overall: recent acceptance rate of all requests.
+        acceptance: recent acceptance rates, which are told to it.
     """
 
     def __init__(self, stages: int, max_drafts: int, costs: TickCosts) -> None:
         self._stages, self._max_drafts, self._costs = stages, max_drafts, costs
-        self._acceptance: dict[str, float] = {}
-        self.overall = PRIOR_ACCEPTANCE
+        self.acceptance = AcceptanceBook(DOUBT)
         self.drafting = 0
-
-    def judged(self, request_id: str, hit: bool) -> None:
-        """Learn that a draft of a request was a hit, or a miss."""
-        before = self.acceptance(request_id)
-        self._acceptance[request_id] = before + (hit - before) / MEMORY
-        self.overall += (hit - self.overall) / MEMORY
-
-    def acceptance(self, request_id: str) -> float:
-        """Return the recent acceptance rate of a request."""
-        return self._acceptance.get(request_id, self.overall)
-
-    def forget(self, request_id: str) -> None:
-        """Drop what is remembered of a request that has left the engine."""
-        self._acceptance.pop(request_id, None)
 
     def admit(self, requests: Sequence[Decoding]) -> set[str]:
         """Return the ids of the requests that enter the next tick.
@@ -119,12 +99,12 @@ class LoadPolicy:
         """Return the requests that may draft: those with the best acceptance rates."""
         ranked = sorted(
             (r.request_id for r in requests if r.may_draft and self._max_drafts),
-            key=self.acceptance,
+            key=self.acceptance.rate,
             reverse=True,
         )
         rates = [0.0]
         for request_id in ranked:
-            rates.append(rates[-1] + self._tokens_per_tick(self.acceptance(request_id)))
+            rates.append(rates[-1] + self._tokens_per_tick(self.acceptance.rate(request_id)))
         worth = [
             self._tokens_per_second(rate, count, len(requests) - count)
             for count, rate in enumerate(rates)
@@ -132,10 +112,7 @@ class LoadPolicy:
         # Of equals the one that drafts more: only drafts tell what drafts are worth.
         self.drafting = max(range(len(worth)), key=lambda count: (worth[count], count))
         for request_id in ranked[self.drafting :]:
-            before = self.acceptance(request_id)
-            self._acceptance[request_id] = before + (PRIOR_ACCEPTANCE - before) / DOUBT
-        if ranked and not self.drafting:
-            self.overall += (PRIOR_ACCEPTANCE - self.overall) / DOUBT
+            self.acceptance.passed_over(request_id)
         return set(ranked[: self.drafting])
 
     def _tokens_per_tick(self, alpha: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +12,14 @@ from vllm.forward_context import set_forward_context
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
+from vllm_ppsd.protocol import AcceptanceBook
+from vllm_ppsd.protocol.acceptance import PRIOR
 from vllm_ppsd.single.draft_batch import draft_batch
 from vllm_ppsd.single.early_layers import COMPILE_TAG, EarlyLayers
 from vllm_ppsd.worker.synthetic import RecordedDrafts
+
+DOUBT = 100
+"""Steps without drafting after which a low acceptance rate is mostly doubted, and tried anew."""
 
 
 class EarlyExitProposer:
@@ -24,7 +30,8 @@ class EarlyExitProposer:
 
     Attributes:
         drafts: drafts a step, at most.
-        threshold: probability of a draft under which nothing is drafted behind it.
+        threshold: probability of a draft under which nothing is drafted behind it, for
+            a request of ordinary acceptance.
     """
 
     def __init__(self, vllm_config: VllmConfig) -> None:
@@ -36,6 +43,7 @@ class EarlyExitProposer:
         self._runner, self._config = runner, config
         assert config.draft_threshold is not None
         self.drafts, self.threshold = config.max_drafts, config.draft_threshold
+        self._acceptance = AcceptanceBook(DOUBT)
 
     def load_model(self, target: Any) -> None:
         """Build the head, and the early layers around the target's weights."""
@@ -80,12 +88,15 @@ class EarlyExitProposer:
         if self._recorded is not None:
             self._recorded.acceptance = acceptance
 
-    def propose(self, sampled: list[list[int]]) -> list[list[int]]:
+    def propose(
+        self, sampled: list[list[int]], verified: Mapping[str, Sequence[int]]
+    ) -> list[list[int]]:
         """Draft behind every request that sampled a token in this step.
 
         Args:
             sampled: per row of the batch, the tokens that were accepted and sampled;
                 none where the prompt is not finished.
+            verified: the drafts that this step verified, by request id.
 
         Returns:
             Per row, up to ``drafts`` tokens.
@@ -93,6 +104,12 @@ class EarlyExitProposer:
         batch = self._runner.input_batch
         drafts: list[list[int]] = [[] for _ in sampled]
         rows = [row for row, tokens in enumerate(sampled) if tokens]
+        self._judge(rows, sampled, verified)
+        certain = [1.0] * len(rows)
+        promising = self._promising(rows, certain)
+        for row in set(rows).difference(promising):
+            self._acceptance.passed_over(batch.req_ids[row])
+        rows = promising
         newest = {row: sampled[row][-1] for row in rows}
         first = {row: int(batch.num_tokens_no_spec[row]) - 1 for row in rows}
         room = {row: self._runner.max_model_len - 1 - first[row] for row in rows}
@@ -109,13 +126,38 @@ class EarlyExitProposer:
                     request = self._runner.requests[batch.req_ids[row]]
                     newest[row] = self._recorded.draft(request, positions[i] + 1)
                 drafts[row].append(newest[row])
-            # What follows a doubtful draft would most likely be thrown away.
-            rows = [
-                row
-                for row, probability in zip(rows, probabilities, strict=True)
-                if probability >= self.threshold
-            ]
+            rows = self._promising(rows, probabilities)
         return drafts
+
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drop what is remembered of requests that have left."""
+        for request_id in request_ids:
+            self._acceptance.forget(request_id)
+
+    def _judge(
+        self, rows: list[int], sampled: list[list[int]], verified: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Learn how many of each request's drafts were hits; behind a miss none counts."""
+        for row in rows:
+            request_id = self._runner.input_batch.req_ids[row]
+            hits = len(sampled[row]) - 1
+            for _ in range(hits):
+                self._acceptance.judged(request_id, hit=True)
+            if hits < len(verified.get(request_id, ())):
+                self._acceptance.judged(request_id, hit=False)
+
+    def _promising(self, rows: list[int], probabilities: Sequence[float]) -> list[int]:
+        """Return the rows behind whose newest token drafting pays.
+
+        The threshold is for a request of ordinary acceptance; one that did worse lately
+        needs surer drafts, or drafts nothing.
+        """
+        names = self._runner.input_batch.req_ids
+        return [
+            row
+            for row, probability in zip(rows, probabilities, strict=True)
+            if probability * self._acceptance.rate(names[row]) / PRIOR >= self.threshold
+        ]
 
     def _draft(
         self, rows: list[int], tokens: list[int], positions: list[int], depth: int

@@ -39,7 +39,10 @@ class SingleRunnerMixin:
     def propose_draft_token_ids(
         self, scheduler_output: Any, sampled_token_ids: list[list[int]], *_: Any
     ) -> list[list[int]]:
-        return self.drafter.propose(sampled_token_ids)
+        self.drafter.forget(scheduler_output.finished_req_ids)
+        return self.drafter.propose(
+            sampled_token_ids, scheduler_output.scheduled_spec_decode_tokens
+        )
 
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
         output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
