@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.speedup import draft_threshold
+from vllm_ppsd.speedup import draft_threshold, round_cost
 from vllm_ppsd.training.build import trained
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.evaluate import BATCH_TOKENS, evaluation_recipe
@@ -77,7 +77,7 @@ def speedup(answers: Sequence[Answer], bound: int, threshold: float, cost: float
                     break
             right = hits[at : at + drafts]
             delivered = 1 + (right.index(False) if False in right else drafts)
-            passes += 1 + drafts * cost
+            passes += round_cost(drafts, cost)
             tokens += delivered
             at += delivered
     return tokens / passes
