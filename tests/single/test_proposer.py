@@ -13,10 +13,14 @@ from vllm_ppsd.single.proposer import EarlyExitProposer
 class Counting(EarlyExitProposer):
     """Drafts the token after the newest one; its probability is 0.9 for even tokens."""
 
-    def __init__(self, lengths: list[int], drafts: int, threshold: float) -> None:
+    def __init__(self, lengths: list[int], drafts: int, threshold: float, prompt: int = 1) -> None:
         super().__init__(vllm_config=None)  # type: ignore[arg-type]
         names = [f"r{row}" for row in range(len(lengths))]
-        batch = SimpleNamespace(num_tokens_no_spec=np.array(lengths), req_ids=names)
+        batch = SimpleNamespace(
+            num_tokens_no_spec=np.array(lengths),
+            num_prompt_tokens=np.full(len(lengths), prompt),
+            req_ids=names,
+        )
         runner = SimpleNamespace(input_batch=batch, max_model_len=100)
         config: Any = SimpleNamespace(max_drafts=drafts, draft_threshold=threshold)
         self.adopt(runner, config)
@@ -34,6 +38,12 @@ def test_every_request_that_sampled_is_drafted_for_at_its_own_position():
     proposer = Counting([10, 20, 30], drafts=2, threshold=0.0)
     assert proposer.propose([[4, 5], [], [7]], {}) == [[6, 7], [], [8, 9]]
     assert proposer.batches == [([0, 2], [9, 29]), ([0, 2], [10, 30])]
+
+
+def test_the_first_token_of_an_output_does_not_wait_for_drafts():
+    proposer = Counting([10, 11, 12], drafts=1, threshold=0.0, prompt=10)
+    assert proposer.propose([[], [5], [7]], {}) == [[], [], [8]]
+    assert proposer.batches == [([2], [11])]
 
 
 def test_nothing_is_drafted_behind_a_doubtful_draft():

@@ -93,6 +93,9 @@ class EarlyExitProposer:
     ) -> list[list[int]]:
         """Draft behind every request that sampled a token in this step.
 
+        A request's first token is handed out before anything is drafted behind it:
+        drafts would add to the time to the first token.
+
         Args:
             sampled: per row of the batch, the tokens that were accepted and sampled;
                 none where the prompt is not finished.
@@ -105,6 +108,7 @@ class EarlyExitProposer:
         drafts: list[list[int]] = [[] for _ in sampled]
         rows = [row for row, tokens in enumerate(sampled) if tokens]
         self._judge(rows, sampled, verified)
+        rows = [row for row in rows if not self._has_one_token(row)]
         certain = [1.0] * len(rows)
         promising = self._promising(rows, certain)
         for row in set(rows).difference(promising):
@@ -133,6 +137,11 @@ class EarlyExitProposer:
         """Drop what is remembered of requests that have left."""
         for request_id in request_ids:
             self._acceptance.forget(request_id)
+
+    def _has_one_token(self, row: int) -> bool:
+        """Whether this step sampled the first token of a request's output."""
+        batch = self._runner.input_batch
+        return bool(batch.num_tokens_no_spec[row] == batch.num_prompt_tokens[row] + 1)
 
     def _judge(
         self, rows: list[int], sampled: list[list[int]], verified: Mapping[str, Sequence[int]]
