@@ -25,8 +25,9 @@ class Output:
 
 @contextmanager
 def engine(model: Path, *, stages: int = 2, ppsd: dict[str, Any], **options: Any) -> Iterator[LLM]:
-    """An engine with ``stages`` stages; stages share cores if there are too few."""
-    cores = "|".join(str(i % 2) for i in range(stages))
+    """An engine with ``stages`` stages; workers share cores if there are too few."""
+    workers = stages * options.get("tensor_parallel_size", 1)
+    cores = "|".join(str(i % 2) for i in range(workers))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", cores)
         # The engine core lives in the test's process, which saves a start of vLLM;
@@ -87,17 +88,19 @@ def generate_staggered(
 
 def counts(llm: LLM) -> tuple[int, int, int]:
     """Return (drafts, hits, misses) from vLLM's metrics."""
-    values: dict[str, Any] = {metric.name: metric for metric in llm.get_metrics()}
-    drafts = values["vllm:spec_decode_num_draft_tokens"].value
-    hits = values["vllm:spec_decode_num_accepted_tokens"].value
+    drafts = _metric(llm, "spec_decode_num_draft_tokens")
+    hits = _metric(llm, "spec_decode_num_accepted_tokens")
     return drafts, hits, drafts - hits
 
 
 def preemptions(llm: LLM) -> int:
     """Return how many requests lost their blocks so far."""
-    values: dict[str, Any] = {metric.name: metric for metric in llm.get_metrics()}
-    count: int = values["vllm:num_preemptions"].value
-    return count
+    return _metric(llm, "num_preemptions")
+
+
+def prefix_cache_hits(llm: LLM) -> int:
+    """Return how many prompt tokens were found in the prefix cache so far."""
+    return _metric(llm, "prefix_cache_hits")
 
 
 def assert_drafted(llm: LLM) -> None:
@@ -130,3 +133,9 @@ def _output(output: Any) -> Output:
         for position in completion.logprobs or ()
     ]
     return Output(list(completion.token_ids), logprobs)
+
+
+def _metric(llm: LLM, name: str) -> int:
+    values: dict[str, Any] = {metric.name: metric for metric in llm.get_metrics()}
+    count: int = values[f"vllm:{name}"].value
+    return count

@@ -1,0 +1,120 @@
+"""Random mixes of requests, in float32: every token is that of plain decoding.
+
+Prompts are continued answers of other requests as well, with and without a wrong draft at
+their end; and clients leave right behind a miss at the end of a block. A block that a stale
+lane wrote into would show if the prefix cache handed it out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import engine as e
+from support.mixes import VOCABULARY, Asked, Got, drive, random_mix
+from vllm.sampling_params import RequestOutputKind
+
+from vllm_ppsd.worker.synthetic import write_record
+
+pytestmark = pytest.mark.e2e
+
+SEEDS = range(12)
+SIZE = 20
+BLOCK = 32
+# A fraction of what eight requests need.
+OPTIONS = {"dtype": "float32", "block_size": BLOCK, "num_gpu_blocks_override": 11}
+PRIORITIES = {"scheduling_policy": "priority"}
+ACCEPTANCES = (0.0, 0.3, 0.7, 0.9, 1.0)
+
+
+def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path):
+    record = tmp_path / "record.jsonl"
+    with e.engine(tiny_llama, ppsd=e.PLAIN, **OPTIONS, **PRIORITIES) as plain:
+        mixes, expected = plain_runs(plain)
+        traps, caught = plain_traps(plain)
+    write_record(record, recorded(mixes, expected))
+    drafter = {"record": str(record), "acceptance": 0.5}
+    with e.engine(tiny_llama, ppsd={"synthetic_drafter": drafter}, **OPTIONS, **PRIORITIES) as llm:
+        for number, mix in enumerate(mixes):
+            acceptance = ACCEPTANCES[number % len(ACCEPTANCES)]
+            llm.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+            check(mix, drive(llm, mix), expected)
+        e.assert_drafted(llm)
+        assert e.preemptions(llm) > 0
+        llm.collective_rpc("set_synthetic_acceptance", args=(0.0,))
+        for trap, victim in traps:
+            drive(llm, [trap])
+            assert drive(llm, [victim]) == {victim.name: caught[victim.name]}
+        assert e.prefix_cache_hits(llm) > 0
+
+
+def plain_runs(plain) -> tuple[list[list[Asked]], dict[str, Got]]:
+    """Return the mixes, the later of which continue answers to the first, and what is expected."""
+    first = random_mix(0, SIZE)
+    expected = drive(plain, stay(first))
+    heads = [
+        [*asked.prompt, *tokens]
+        for asked in first
+        for answer in expected[asked.name].tokens
+        # The synthetic drafter's wrong draft is the token after the right one.
+        for tokens in (answer, [*answer[:-1], (answer[-1] + 1) % 512])
+    ]
+    mixes = [first, *(random_mix(seed, SIZE, heads) for seed in SEEDS[1:])]
+    for mix in mixes[1:]:
+        expected |= drive(plain, stay(mix))
+    return mixes, expected
+
+
+def plain_traps(plain) -> tuple[list[tuple[Asked, Asked]], dict[str, Got]]:
+    """Return pairs of requests, and what is expected of the second of each.
+
+    The first leaves when the miss is known whose position ends a block, so that only stale
+    lanes wrote there; the second begins with that whole block.
+    """
+    rng = random.Random(0)
+    traps, expected = [], {}
+    for length in (29, 30, 31, 61, 62, 63):
+        tokens = -length % BLOCK
+        prompt = tuple(rng.choices(VOCABULARY, k=length))
+        first = Asked(
+            f"trap-{length}",
+            prompt,
+            e.params(12, output_kind=RequestOutputKind.DELTA),
+            0,
+            leaves=tokens,
+            priority=0,
+        )
+        answer = drive(plain, [replace(first, leaves=None)])[first.name].tokens[0]
+        behind = (*prompt, *answer[:tokens], 5, 6, 7)
+        second = Asked(
+            f"victim-{length}",
+            behind,
+            e.params(12, output_kind=RequestOutputKind.DELTA),
+            0,
+            leaves=None,
+            priority=0,
+        )
+        traps.append((first, second))
+        expected |= drive(plain, [second])
+    return traps, expected
+
+
+def stay(mix: Sequence[Asked]) -> list[Asked]:
+    """Return the mix with nobody leaving."""
+    return [replace(asked, leaves=None) for asked in mix]
+
+
+def recorded(mixes: Sequence[Sequence[Asked]], expected: dict[str, Got]):
+    return [(a.prompt, expected[a.name].tokens[0]) for mix in mixes for a in mix]
+
+
+def check(mix: Sequence[Asked], got: dict[str, Got], expected: dict[str, Got]) -> None:
+    for asked in mix:
+        here, there = got[asked.name], expected[asked.name]
+        assert here.finished or asked.leaves is not None
+        for tokens, wanted in zip(here.tokens, there.tokens, strict=bool(here.tokens)):
+            ended = here.finished or len(tokens) == len(wanted)
+            assert tokens == (wanted if ended else wanted[: len(tokens)]), asked

@@ -1,0 +1,135 @@
+"""Random mixes of requests, and an engine that is driven through them step by step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+VOCABULARY = range(3, 512)
+CHOICES = ["t5 t6 t7 t8", "t5 t9", "t11 t12 t13"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of a mix.
+
+    Attributes:
+        name: its id.
+        prompt: token ids.
+        sampling: its parameters; what they leave to chance is seeded.
+        arrives: engine step at which it is added.
+        leaves: output tokens after which its client leaves, or None; with 0, in the step
+            after it came.
+        priority: lower is more urgent.
+    """
+
+    name: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    arrives: int
+    leaves: int | None
+    priority: int
+
+
+@dataclass(frozen=True)
+class Got:
+    """What came back: per sequence its tokens, and whether the request finished."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    finished: bool
+
+
+def random_mix(seed: int, size: int, heads: Sequence[Sequence[int]] = ()) -> list[Asked]:
+    """Return ``size`` requests of every kind, arriving over a while.
+
+    Args:
+        seed: of everything that is random.
+        size: number of requests.
+        heads: sequences which some of the prompts begin with.
+    """
+    rng = random.Random(seed)
+    return [_asked(rng, f"{seed}-{number}", heads) for number in range(size)]
+
+
+def drive(llm: Any, mix: Sequence[Asked]) -> dict[str, Got]:
+    """Add and abort requests at their steps, until all have left; return what came."""
+    core = llm.llm_engine
+    seen: dict[str, list[list[int]]] = {asked.name: [] for asked in mix}
+    finished: set[str] = set()
+    staying: dict[str, int] = {}
+    waiting = sorted(mix, key=lambda asked: asked.arrives)
+    step = 0
+    while waiting or core.has_unfinished_requests():
+        while waiting and waiting[0].arrives <= step:
+            asked = waiting.pop(0)
+            core.add_request(
+                asked.name,
+                {"prompt_token_ids": list(asked.prompt)},
+                asked.sampling,
+                priority=asked.priority,
+            )
+            seen[asked.name] = [[] for _ in range(asked.sampling.n)]
+            if asked.leaves is not None:
+                staying[asked.name] = asked.leaves
+        for output in core.step():
+            for completion in output.outputs:
+                seen[output.request_id][completion.index] += completion.token_ids
+            if output.finished:
+                finished.add(output.request_id)
+                staying.pop(output.request_id, None)
+        left = [name for name, tokens in staying.items() if len(seen[name][0]) >= tokens]
+        core.abort_request(left)
+        for name in left:
+            del staying[name]
+        step += 1
+    return {
+        name: Got(tuple(tuple(tokens) for tokens in found), name in finished)
+        for name, found in seen.items()
+    }
+
+
+def _asked(rng: random.Random, name: str, heads: Sequence[Sequence[int]]) -> Asked:
+    head = list(rng.choice(heads)) if heads and rng.random() < 0.6 else []
+    prompt = head[:200] + rng.choices(VOCABULARY, k=rng.choice([1, 2, 5, 30, 31, 40]))
+    return Asked(
+        name=name,
+        prompt=tuple(prompt),
+        sampling=_sampling(rng),
+        arrives=rng.randrange(60),
+        leaves=rng.randrange(8) if rng.random() < 0.15 else None,
+        priority=rng.randrange(3),
+    )
+
+
+def _sampling(rng: random.Random) -> SamplingParams:
+    options: dict[str, Any] = {
+        "max_tokens": rng.choice([1, 2, 3, 4, 12, 30]),
+        "ignore_eos": rng.random() < 0.5,
+        # Every step's tokens are seen, of requests that are aborted as well.
+        "output_kind": RequestOutputKind.DELTA,
+    }
+    if rng.random() < 0.6:
+        options |= {"temperature": rng.choice([0.5, 1.0, 1.5]), "seed": rng.randrange(99)}
+        options |= {"top_p": rng.choice([1.0, 0.9]), "top_k": rng.choice([0, 20])}
+        options |= {"min_p": rng.choice([0.0, 0.05]), "n": rng.choice([1, 1, 2])}
+    else:
+        options["temperature"] = 0.0
+    feature = rng.randrange(8)
+    if feature == 0:
+        options |= {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "min_tokens": 1}
+    elif feature == 1:
+        options |= {"allowed_token_ids": list(range(3, 512, 7)), "logprobs": 3}
+    elif feature == 2:
+        options |= {"stop_token_ids": list(range(3, 512, 11)), "presence_penalty": 0.5}
+    elif feature == 3:
+        options |= {"prompt_logprobs": 1, "logit_bias": {7: 3.0}}
+    elif feature == 4:
+        options |= {"stop": ["7"], "bad_words": ["t17", "t71"]}
+    elif feature == 5:
+        options["structured_outputs"] = StructuredOutputsParams(choice=CHOICES)
+    return SamplingParams(**options)
