@@ -16,7 +16,7 @@ def test_cores_are_dealt_out_in_order():
 
 
 def test_too_few_cores_are_refused():
-    with pytest.raises(PPSDConfigError, match="3 pipeline ranks need at least 3 CPU cores"):
+    with pytest.raises(PPSDConfigError, match=r"3 workers .* need at least 3 CPU cores"):
         cpu_binding.deal([0, 1], 3)
 
 

@@ -1,4 +1,4 @@
-"""One set of cores per stage on the CPU backend.
+"""One set of cores per worker on the CPU backend.
 
 vLLM binds one rank per NUMA node by itself. Several ranks on one node need
 ``VLLM_CPU_OMP_THREADS_BIND``; where the user has not set it, the cores that this
@@ -29,8 +29,9 @@ def deal(cores: Sequence[int], ranks: int) -> str:
     """
     if len(cores) < ranks:
         raise PPSDConfigError(
-            f"{ranks} pipeline ranks need at least {ranks} CPU cores, one each, but this "
-            f"process may use {len(cores)}; use fewer stages or more cores"
+            f"{ranks} workers (pipeline stages times tensor parallel size) need at least "
+            f"{ranks} CPU cores, one each, but this process may use {len(cores)}; use fewer "
+            "workers or more cores"
         )
     share, extra = divmod(len(cores), ranks)
     groups: list[str] = []
@@ -48,7 +49,7 @@ def apply(ranks: int) -> None:
         return
     binding = deal(sorted(os.sched_getaffinity(0)), ranks)
     os.environ[CORES] = binding
-    logger.info("PPSD: CPU cores per stage: %s=%r", CORES, binding)
+    logger.info("PPSD: CPU cores per worker: %s=%r", CORES, binding)
 
 
 @contextmanager

@@ -66,7 +66,6 @@ def _platform_reasons() -> Iterator[str]:
 
 def _parallel_reasons(parallel: Any) -> Iterator[str]:
     for name in (
-        "tensor_parallel_size",
         "data_parallel_size",
         "decode_context_parallel_size",
         "prefill_context_parallel_size",

@@ -10,6 +10,7 @@ from torch import nn
 from vllm.compilation.backends import set_model_tag
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed import tensor_model_parallel_all_gather
 from vllm.logger import init_logger
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import ReplicatedLinear
@@ -234,7 +235,9 @@ def _lm_head(
         return embedding
     rows = tensors.get("draft_token_ids")
     weight = (
-        inner.embed_tokens.weight[: config.target.vocab_size]
+        tensor_model_parallel_all_gather(inner.embed_tokens.weight, dim=0)[
+            : config.target.vocab_size
+        ]
         if tied
         else load_lm_head_rows(vllm_config)
     )
