@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
 
 PLAIN = {"num_speculative_tokens": 0}
 
@@ -61,10 +62,12 @@ def params(tokens: int, **options: Any) -> SamplingParams:
     return SamplingParams(max_tokens=tokens, **(defaults | options))
 
 
-def generate(llm: LLM, prompt: Sequence[int], sampling: SamplingParams) -> Output:
+def generate(
+    llm: LLM, prompt: Sequence[int], sampling: SamplingParams, lora: LoRARequest | None = None
+) -> Output:
     """Generate for one request alone."""
     request: Any = {"prompt_token_ids": list(prompt)}
-    return _output(llm.generate([request], sampling, use_tqdm=False)[0])
+    return _output(llm.generate([request], sampling, use_tqdm=False, lora_request=lora)[0])
 
 
 def generate_staggered(

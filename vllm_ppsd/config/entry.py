@@ -24,6 +24,7 @@ from vllm_ppsd.config.layout import (
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.hooks.request import mark_engine
 from vllm_ppsd.speedup import draft_threshold
 from vllm_ppsd.wording import problems
 
@@ -56,6 +57,7 @@ def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDCon
     support.check(engine_args, model_config, parallel_config)
     ppsd_config = resolve(options, model_config, parallel_config)
     _wire(engine_args, parallel_config, ppsd_config)
+    mark_engine()
     announce(ppsd_config, model_shape(model_config))
     return ppsd_config
 

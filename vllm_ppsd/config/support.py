@@ -46,7 +46,7 @@ def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Itera
     yield from _platform_reasons()
     yield from _parallel_reasons(parallel_config)
     yield from _model_reasons(model_config, parallel_config)
-    yield from _feature_reasons(engine_args)
+    yield from _feature_reasons(engine_args, parallel_config)
 
 
 def _platform_reasons() -> Iterator[str]:
@@ -96,11 +96,11 @@ def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
         yield "prompt embeddings are not supported yet"
 
 
-def _feature_reasons(arguments: Any) -> Iterator[str]:
+def _feature_reasons(arguments: Any, parallel: Any) -> Iterator[str]:
     if arguments.async_scheduling:
         yield "async scheduling is not supported by V1 pipelines; leave --async-scheduling out"
-    if arguments.enable_lora:
-        yield "LoRA is not supported yet"
+    if arguments.enable_lora and parallel.pipeline_parallel_size == 1:
+        yield "LoRA is not supported on one device yet; pass `--pipeline-parallel-size 2` or more"
     if arguments.kv_transfer_config is not None:
         yield "KV transfer is not supported yet"
     if arguments.ec_transfer_config is not None:

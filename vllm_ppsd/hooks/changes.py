@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vllm_ppsd.hooks.request import is_marked_worker, is_pipelined, pipelined_config
+from vllm_ppsd.hooks.request import (
+    has_engine,
+    is_marked_worker,
+    is_pipelined,
+    pipelined_config,
+)
 from vllm_ppsd.protocol import steps_in_flight
+
+TEARDOWN_SECONDS = 15.0
+"""What an engine may take to release what it holds once its requests are aborted."""
 
 
 def create_speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,5 +122,20 @@ def cpu_init_device(original: Callable[..., Any]) -> Callable[..., Any]:
             original(self)
         finally:
             module.CPUModelRunner = stock
+
+    return replacement
+
+
+def shutdown_engines(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``CoreEngineProcManager.shutdown``: let the engine stop its workers before it is killed.
+
+    By default vLLM sends SIGTERM and, in the same moment, SIGKILL to the engine and
+    its workers: shared memory and semaphores are left to Python's resource tracker.
+    """
+
+    def replacement(self: Any, timeout: float | None = None) -> None:
+        if has_engine() and timeout == 0 and self._request_shutdown_timeout == 0:
+            timeout = TEARDOWN_SECONDS
+        original(self, timeout)
 
     return replacement

@@ -8,6 +8,7 @@ from typing import Any
 METHOD = "ppsd"
 
 _in_this_worker = False
+_engine_here = False
 
 
 def is_ppsd(speculative_config: Any) -> bool:
@@ -24,6 +25,17 @@ def mark_worker() -> None:
 def is_marked_worker() -> bool:
     """Whether this process is such a worker."""
     return _in_this_worker
+
+
+def mark_engine() -> None:
+    """Note that this process configured an engine with PPSD."""
+    global _engine_here
+    _engine_here = True
+
+
+def has_engine() -> bool:
+    """Whether this process configured an engine with PPSD."""
+    return _engine_here
 
 
 def is_pipelined(speculative_config: Any) -> bool:

@@ -64,6 +64,14 @@ HOOKS: tuple[Hook, ...] = (
         why="On CPU, vLLM loses the temperature of drafted tokens; sampling needs it.",
         platform="cpu",
     ),
+    Hook(
+        name="clean-shutdown",
+        module="vllm.v1.engine.utils",
+        attribute="CoreEngineProcManager.shutdown",
+        source_sha256="8cc77bc13ac03fc98a0068d0106757923a81de1eff17a22e76c3ae4d7246661b",
+        wrap=changes.shutdown_engines,
+        why="vLLM kills the engine with its SIGTERM; this lets it stop its workers first.",
+    ),
 )
 
 
