@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.server import Server, serving
+from support.server import Tiny, serving
 
 pytestmark = pytest.mark.e2e
 
@@ -20,12 +20,12 @@ def model(tiny_llama: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[Server]:
-    with serving(model, tmp_path / "server.log") as server:
+def server(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
+    with serving(model, tmp_path / "server.log", monkeypatch) as server:
         yield server
 
 
-def test_serve(server: Server, model: Path):
+def test_serve(server: Tiny, model: Path):
     whole = server.ask(40)
     assert whole.usage.completion_tokens == 40
     chunks = list(server.ask(40, stream=True))
@@ -51,7 +51,7 @@ def test_serve(server: Server, model: Path):
     assert all(whole.choices[0].text.startswith(text[:40]) for text in texts)
 
 
-def stream_to_the_end(server: Server) -> str:
+def stream_to_the_end(server: Tiny) -> str:
     """Read a long answer for as long as it comes."""
     text = ""
     try:
@@ -62,7 +62,7 @@ def stream_to_the_end(server: Server) -> str:
     return text
 
 
-def clients_vanish(server: Server) -> None:
+def clients_vanish(server: Tiny) -> None:
     """Some read a few chunks and close the connection; nothing of them stays behind."""
     for chunks in (1, 2, 3, 5, 8):
         stream = server.ask(200, stream=True)

@@ -144,6 +144,8 @@ def test_under_load_sure_work_is_dealt_over_the_ticks(make):
         scheduler._admission._costs.observe(lanes, 0.01 * lanes)
     assert not scheduler.schedule().num_scheduled_tokens
     retire(scheduler, prompts, set(), hit=True)
+    assert prompts.quiet == set()
     first, second = scheduler.schedule(), scheduler.schedule()
+    assert first.quiet == set(first.num_scheduled_tokens)
     assert (len(first.num_scheduled_tokens), len(second.num_scheduled_tokens)) == (4, 4)
     assert not set(first.num_scheduled_tokens) & set(second.num_scheduled_tokens)

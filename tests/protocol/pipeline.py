@@ -48,6 +48,7 @@ class Request:
     output: list[int] = field(default_factory=list)
     flight: Flight = field(default_factory=lambda: Flight(0, 0, 0))
     preempted: bool = False
+    drafted: bool = True
 
     @property
     def tokens(self) -> list[int]:
@@ -67,6 +68,7 @@ class Tick:
     finished: list[str]
     inputs: dict[str, list[int]] = field(default_factory=dict)
     drafts: dict[str, int] = field(default_factory=dict)
+    quiet: set[str] = field(default_factory=set)
     skipped: bool = False
 
 
@@ -79,6 +81,7 @@ class Pipeline:
         draft: (context, true token) to drafted token.
         rng: source of all choices.
         hold: share of the ticks that a decoding request is kept out of, as a policy may.
+        quiet: share of the lanes of decoding requests behind which nothing is drafted.
     """
 
     def __init__(
@@ -88,9 +91,11 @@ class Pipeline:
         draft: Callable[[tuple[int, ...], int], int],
         rng: random.Random,
         hold: float = 0.0,
+        quiet: float = 0.0,
     ) -> None:
         self.depth = depth
         self.hold = hold
+        self.quiet = quiet
         self.draft = draft
         self.rng = rng
         self.requests: dict[str, Request] = {}
@@ -127,7 +132,7 @@ class Pipeline:
     def schedule(self) -> bool:
         if len(self.line) + len(self.between) + len(self.results) >= self.queue_size:
             return False
-        lanes, known = [], {}
+        lanes, known, quiet = [], {}, set()
         for request in self.requests.values():
             flight = request.flight
             if request.preempted and flight.stale:
@@ -139,7 +144,7 @@ class Pipeline:
             if self.hold and available <= 1 and self.rng.random() < self.hold:
                 continue
             if available <= 0:
-                if not may_enter(flight.unverified, self.depth):
+                if not request.drafted or not may_enter(flight.unverified, self.depth):
                     continue
                 lane = Lane(request.id, flight.computed, 1, drafted=True)
                 known[request.id] = []
@@ -155,9 +160,12 @@ class Pipeline:
                 in_flight=flight.in_flight + lane.length,
             )
             lanes.append(lane)
+            request.drafted = lane.length > 1 or self.rng.random() >= self.quiet
+            if not request.drafted:
+                quiet.add(request.id)
         if not lanes:
             return False
-        self.line.append(Tick(lanes, known, self.finished))
+        self.line.append(Tick(lanes, known, self.finished, quiet=quiet))
         self.finished = []
         return True
 
@@ -217,7 +225,7 @@ class Pipeline:
             if tick.skipped:
                 continue
             context = self._write(self.first_kv, tick, lane)
-            if self.depth:
+            if self.depth and lane.request_id not in tick.quiet:
                 drafted = self.draft(context, true_token(context))
                 tick.drafts[lane.request_id] = drafted
                 self.drafts.propose(lane.request_id, lane.end, drafted)

@@ -13,10 +13,16 @@ def drafter(rng: random.Random, acceptance: float):
 
 
 def make(
-    seed: int, stages: int, depth: int, acceptance: float, count: int, hold: float = 0.0
+    seed: int,
+    stages: int,
+    depth: int,
+    acceptance: float,
+    count: int,
+    hold: float = 0.0,
+    quiet: float = 0.0,
 ) -> Pipeline:
     rng = random.Random(seed)
-    pipeline = Pipeline(stages, depth, drafter(rng, acceptance), rng, hold)
+    pipeline = Pipeline(stages, depth, drafter(rng, acceptance), rng, hold, quiet)
     for i in range(count):
         prompt = [rng.randrange(50) for _ in range(rng.randint(1, 9))]
         pipeline.add(Request(f"r{i}", prompt, rng.randint(1, 25)))
@@ -41,11 +47,11 @@ def test_output_equals_plain_decoding(stages: int, depth: int, acceptance: float
         assert (misses > 0) == (acceptance < 1)
 
 
-@pytest.mark.parametrize("hold", [0.0, 0.3])
+@pytest.mark.parametrize(("hold", "quiet"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.4), (0.0, 1.0)])
 @pytest.mark.parametrize("depth", range(1, 9))
-def test_preemption_keeps_output(depth: int, hold: float):
+def test_preemption_keeps_output(depth: int, hold: float, quiet: float):
     for seed in range(60):
-        pipeline = make(seed, 2 + seed % 3, depth, 0.6, count=3, hold=hold)
+        pipeline = make(seed, 2 + seed % 3, depth, 0.6, count=3, hold=hold, quiet=quiet)
         requests = list(pipeline.requests.values())
         for _ in range(40):
             for action in pipeline.rng.choices(

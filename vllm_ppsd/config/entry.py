@@ -167,4 +167,4 @@ def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:
     engine_args.scheduler_cls = SCHEDULER_CLS
     parallel_config.worker_cls = WORKER_CLS[device]
     if current_platform.is_cpu():
-        cpu_binding.apply(parallel_config.world_size)
+        cpu_binding.apply(parallel_config.local_world_size)

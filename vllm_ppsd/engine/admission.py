@@ -34,6 +34,8 @@ class Admission:
         if config.load_adaptive and config.max_drafts:
             self._load = LoadPolicy(stages, config.max_drafts, self._costs)
         self._policy = self._load or FixedDepth(config.max_drafts)
+        self._quiet: set[str] = set()
+        self._drafted: dict[str, bool] = {}
         self._in_flight = 0
         self._last_result: float | None = None
         self._logged = (0.0, -1)
@@ -43,20 +45,36 @@ class Admission:
         decoding = [
             # A grammar's next mask needs the token before it, so requests with
             # structured output decode plainly.
-            Decoding(r.request_id, r.num_output_placeholders, not r.use_structured_output)
+            Decoding(
+                r.request_id,
+                r.num_output_placeholders,
+                may_draft=not r.use_structured_output,
+                drafted=self._drafted.get(r.request_id, True),
+            )
             for r in running
             if not r.is_prefill_chunk
         ]
         chosen = self._policy.admit(decoding)
+        self._quiet = {r.request_id for r in decoding}.difference(chosen.drafting)
         self._log(len(decoding))
-        return chosen
+        return chosen.entering
 
-    def sent(self, scheduler_output: SchedulerOutput) -> None:
-        """A tick was scheduled; it also says which requests have left."""
+    def sent(self, scheduler_output: SchedulerOutput) -> set[str]:
+        """A tick was scheduled; return the requests that need no draft behind their lane.
+
+        The end of a prompt is always drafted behind.
+        """
         self._in_flight += bool(scheduler_output.num_scheduled_tokens)
-        if self._load is not None:
-            for request_id in scheduler_output.finished_req_ids:
+        for request_id in scheduler_output.finished_req_ids:
+            self._drafted.pop(request_id, None)
+            if self._load is not None:
                 self._load.acceptance.forget(request_id)
+        quiet = self._quiet.intersection(scheduler_output.num_scheduled_tokens)
+        self._drafted |= {
+            request_id: request_id not in quiet
+            for request_id in scheduler_output.num_scheduled_tokens
+        }
+        return quiet
 
     def received(self, scheduler_output: SchedulerOutput, output: ModelRunnerOutput) -> None:
         """A tick's result is in: time it if stages had nothing to wait for."""

@@ -18,6 +18,7 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_ppsd.engine.admission import Admission
+from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.request import hide
 from vllm_ppsd.protocol import Flight, flush
 
@@ -53,8 +54,7 @@ class PPSDScheduler(AsyncScheduler):
             held = not request.is_prefill_chunk and request.request_id not in admitted
             request.next_decode_eligible_step = _HELD if held else 0
         scheduler_output = super().schedule(*args, **kwargs)
-        self._admission.sent(scheduler_output)
-        return scheduler_output
+        return PPSDSchedulerOutput.of(scheduler_output, self._admission.sent(scheduler_output))
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput

@@ -19,6 +19,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.utils import process_weights_after_loading
 from vllm.utils.torch_utils import set_default_torch_dtype
 
+from vllm_ppsd.config.support import ONE_DEVICE
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.errors import ExitHeadError
@@ -140,22 +141,29 @@ class ExitHead(nn.Module):
             torch.arange(max(1, len(positions) // 2), device=positions.device),
         )
 
-    def observe(self, positions: torch.Tensor, states: torch.Tensor) -> None:
+    def observe(
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> None:
         """Write the key/value entries of the head's decoder layers, and nothing more.
 
-        The last layer's MLP is left out: entries do not depend on it, and over a
-        prompt it takes most of the head's time. For layers of the targets in
-        ``vllm_ppsd.config.support.ONE_DEVICE``.
-
-        Args:
-            positions: int64 [tokens].
-            states: [tokens, hidden] behind the exit layer; not changed, although
-                vLLM's fused norms work in place: hence the copy.
+        Arguments as in ``forward``; they are not changed, although vLLM's fused norms
+        work in place: hence the copy. Entries do not depend on the last layer's MLP,
+        which over a prompt takes most of the head's time; it is left out where the
+        layer is of a known make (``ONE_DEVICE``).
         """
-        hidden, carried = states.clone(), None
-        *before, last = self.layers
-        for layer in before:
+        if not self.layers:
+            return
+        hidden = hidden_states.clone() if residual is None else hidden_states + residual
+        carried: torch.Tensor | None = None
+        known = self.config.target.architecture in ONE_DEVICE
+        for layer in self.layers[:-1] if known else self.layers:
             hidden, carried = layer(positions, hidden, carried)
+        if not known:
+            return
+        last = self.layers[-1]
         if carried is None:
             hidden = last.input_layernorm(hidden)
         else:

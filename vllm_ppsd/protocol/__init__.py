@@ -11,11 +11,12 @@ from vllm_ppsd.protocol.acceptance import AcceptanceBook
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError, TickGate, Verdict
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
-from vllm_ppsd.protocol.load import Decoding, FixedDepth, LoadPolicy
+from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.retirement import Lane, RetirementBook
 
 __all__ = [
     "AcceptanceBook",
+    "Admitted",
     "Decoding",
     "DraftBook",
     "FixedDepth",

@@ -31,11 +31,30 @@ class Decoding:
         request_id: the engine's id.
         unverified: its positions whose sampled token has not come back.
         may_draft: whether it may draft at all.
+        drafted: whether stage 0 drafts behind its newest lane in flight, if there is one.
     """
 
     request_id: str
     unverified: int
     may_draft: bool = True
+    drafted: bool = True
+
+    def may_enter(self, max_drafts: int) -> bool:
+        """Whether it may be sent on, as a request that drafts."""
+        return may_enter(self.unverified, max_drafts) and (self.drafted or not self.unverified)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What is decided for a tick.
+
+    Attributes:
+        entering: ids of the requests that enter it.
+        drafting: ids of the requests behind whose lanes stage 0 drafts.
+    """
+
+    entering: set[str]
+    drafting: set[str]
 
 
 class FixedDepth:
@@ -48,13 +67,15 @@ class FixedDepth:
     def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
 
-    def admit(self, requests: Sequence[Decoding]) -> set[str]:
-        """Return the ids of the requests that enter the next tick."""
-        return {
-            request.request_id
-            for request in requests
-            if may_enter(request.unverified, self._max_drafts if request.may_draft else 0)
+    def admit(self, requests: Sequence[Decoding]) -> Admitted:
+        """Decide for the next tick."""
+        drafting = {r.request_id for r in requests if r.may_draft and self._max_drafts}
+        entering = {
+            r.request_id
+            for r in requests
+            if r.may_enter(self._max_drafts if r.request_id in drafting else 0)
         }
+        return Admitted(entering, drafting)
 
 
 class LoadPolicy:
@@ -75,8 +96,8 @@ class LoadPolicy:
         self.acceptance = AcceptanceBook(DOUBT)
         self.drafting = 0
 
-    def admit(self, requests: Sequence[Decoding]) -> set[str]:
-        """Return the ids of the requests that enter the next tick.
+    def admit(self, requests: Sequence[Decoding]) -> Admitted:
+        """Decide for the next tick.
 
         Args:
             requests: every decoding request, in the scheduler's order.
@@ -85,15 +106,15 @@ class LoadPolicy:
         # Sure work is dealt evenly, or all of it would share one tick and leave the
         # stages behind it idle.
         sure = math.ceil((len(requests) - len(drafting)) / self._stages)
-        admitted: set[str] = set()
+        entering: set[str] = set()
         for request in requests:
             if request.request_id in drafting:
-                if may_enter(request.unverified, self._max_drafts):
-                    admitted.add(request.request_id)
+                if request.may_enter(self._max_drafts):
+                    entering.add(request.request_id)
             elif request.unverified == 0 and sure > 0:
-                admitted.add(request.request_id)
+                entering.add(request.request_id)
                 sure -= 1
-        return admitted
+        return Admitted(entering, drafting)
 
     def _choose(self, requests: Sequence[Decoding]) -> set[str]:
         """Return the requests that may draft: those with the best acceptance rates."""

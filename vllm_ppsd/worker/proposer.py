@@ -37,6 +37,7 @@ class ProposerStage(Stage):
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
         self._lanes: dict[str, Lane] = {}
+        self._quiet: frozenset[str] = frozenset()
         self._logits_indices: torch.Tensor | None = None
 
     def load(self) -> None:
@@ -65,6 +66,7 @@ class ProposerStage(Stage):
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
         self._lanes = lanes_of(scheduler_output)
+        self._quiet = scheduler_output.quiet
         return execute(scheduler_output, intermediate)
 
     def input_token(self, request_id: str) -> int:
@@ -125,26 +127,32 @@ class ProposerStage(Stage):
                 self._book.judge(lane, Verdict(verdict))
 
     def _propose(self, output: Any, positions: torch.Tensor) -> list[int]:
-        """Draft behind every row that samples, and note the drafts."""
+        """Draft behind every row that samples and may be sent on, and note the drafts."""
         batch = self.runner.input_batch
-        drafts = self._head_drafts(output, positions)
         skipped = self.runner.discard_request_mask.np
-        for row, request_id in enumerate(batch.req_ids):
-            if skipped[row]:
-                drafts[row] = NO_DRAFT
-                continue
+        rows = [
+            row
+            for row, request_id in enumerate(batch.req_ids)
+            if not skipped[row] and request_id not in self._quiet
+        ]
+        drafts = [NO_DRAFT] * len(batch.req_ids)
+        for row, draft in zip(rows, self._head_drafts(output, positions, rows), strict=True):
+            request_id = batch.req_ids[row]
             end = self._lanes[request_id].end
             if self._recorded is not None:
-                drafts[row] = self._recorded.draft(self.runner.requests[request_id], end)
-            self._book.propose(request_id, end, drafts[row])
+                draft = self._recorded.draft(self.runner.requests[request_id], end)
+            self._book.propose(request_id, end, draft)
+            drafts[row] = draft
         return drafts
 
-    def _head_drafts(self, output: Any, positions: torch.Tensor) -> list[int]:
+    def _head_drafts(self, output: Any, positions: torch.Tensor, rows: list[int]) -> list[int]:
         if self._head is None:
-            return [NO_DRAFT] * self.runner.input_batch.num_reqs
+            return [NO_DRAFT] * len(rows)
+        states = output["hidden_states"], output["residual"]
+        if not rows:
+            self._head.observe(positions, *states)
+            return []
         assert self._logits_indices is not None
-        drafts, _ = self._head(
-            positions, output["hidden_states"], output["residual"], self._logits_indices
-        )
+        drafts, _ = self._head(positions, *states, self._logits_indices[rows])
         tokens: list[int] = drafts.tolist()
         return tokens

@@ -9,6 +9,7 @@ import torch
 from vllm.config import VllmConfig
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.worker.lifeline import follow_engine
 
 
 class PPSDWorkerMixin:
@@ -22,6 +23,7 @@ class PPSDWorkerMixin:
         config = vllm_config.speculative_config
         assert isinstance(config, PPSDConfig)
         self.ppsd_config = config
+        follow_engine()
         # This process's own copy of the config, and its own environment.
         vllm_config.speculative_config = None
         os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.layer_partition))

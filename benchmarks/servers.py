@@ -1,0 +1,108 @@
+"""``vllm serve`` as a process of its own, for benchmarks and tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+START_SECONDS = 600
+"""A compiled engine may take minutes to come up on few cores."""
+
+
+@dataclass
+class Server:
+    """A server that is up.
+
+    Attributes:
+        port: on 127.0.0.1.
+        process: the API server.
+        log: file with everything that it and its children print.
+    """
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a path."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def family(self) -> list[psutil.Process]:
+        """Return the API server and every process below it."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+
+@contextmanager
+def serving(
+    model: Path | str, log: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """A server that is up; what is left of it in the end is killed.
+
+    Args:
+        model: folder of the model.
+        log: file for what it prints.
+        options: of ``vllm serve``.
+        variables: set in its environment, over this process's.
+
+    Raises:
+        RuntimeError: it does not come up; with the end of its log.
+    """
+    port = free_port()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command(model, port, options),
+            stdout=file,
+            stderr=file,
+            env=dict(os.environ) | dict(variables or {}),
+        )
+    server = Server(port, process, log)
+    family: list[psutil.Process] = []
+    try:
+        _wait_until_up(server)
+        family = server.family()
+        yield server
+    finally:
+        if process.poll() is None and not family:
+            family = server.family()
+        for child in family:
+            if child.is_running():
+                child.kill()
+        process.wait()
+
+
+def command(model: Path | str, port: int, options: Sequence[str]) -> list[str]:
+    """Return the command line of a server."""
+    program = str(Path(sys.executable).with_name("vllm-ppsd"))
+    place = ("--host", "127.0.0.1", "--port", str(port))
+    return [program, "vllm", "serve", str(model), *place, *options]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_up(server: Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if httpx.get(f"{server.url}/health", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise RuntimeError("the server does not come up:\n" + server.log.read_text()[-4000:])

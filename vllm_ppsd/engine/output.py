@@ -1,0 +1,27 @@
+"""What the scheduler sends: vLLM's tick, and behind which lanes stage 0 need not draft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Self
+
+from vllm.v1.core.sched.output import SchedulerOutput
+
+
+@dataclass
+class PPSDSchedulerOutput(SchedulerOutput):
+    """A tick.
+
+    Attributes:
+        quiet: ids of requests that will not be sent on before this tick's result is
+            back; a draft behind their lanes would be for nothing.
+    """
+
+    quiet: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def of(cls, output: SchedulerOutput, quiet: Iterable[str]) -> Self:
+        """Return ``output`` with ``quiet``."""
+        values = {f.name: getattr(output, f.name) for f in fields(SchedulerOutput)}
+        return cls(**values, quiet=frozenset(quiet))
