@@ -20,6 +20,7 @@ from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import round_cost
 
 PLAIN = "plain"
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Seen:
     drafts: int = 0
     hits: int = 0
 
+    def add(self, other: Seen) -> None:
+        """Take in another's runs."""
+        self.runs += other.runs
+        self.drafts += other.drafts
+        self.hits += other.hits
+
 
 def interleaved(
     prompts: Sequence[tuple[str, list[int]]], turns: Sequence[Turn], tokens: int
@@ -88,7 +95,7 @@ def interleaved(
 def summary(
     found: dict[tuple[str, str], Seen], draft_cost: float, token_cost: float
 ) -> list[dict[str, Any]]:
-    """Return a row per prompt set and kind of decoding.
+    """Return a row per prompt set and kind of decoding, and with several sets one for all.
 
     Args:
         found: of ``interleaved``.
@@ -96,6 +103,7 @@ def summary(
         token_cost: of ``measured_token_cost``.
     """
     rows = []
+    found = found | _pooled(found)
     for (source, name), seen in found.items():
         plain = found[source, PLAIN].runs
         pairs = list(zip(plain, seen.runs, strict=True))
@@ -115,11 +123,22 @@ def summary(
                 "round_expected": round_cost(drafted, draft_cost, token_cost) if drafted else None,
                 "speedup": statistics.median(ratios),
                 "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
+                "speedups": ratios,
+                "rounds": rounds,
                 "identical": sum(one.tokens == other.tokens for one, other in pairs),
                 "runs": len(pairs),
             }
         )
     return rows
+
+
+def _pooled(found: dict[tuple[str, str], Seen]) -> dict[tuple[str, str], Seen]:
+    """Return every kind of decoding over all prompt sets, if there are several."""
+    pooled: dict[tuple[str, str], Seen] = {}
+    if len({source for source, _ in found}) > 1:
+        for (_, name), seen in found.items():
+            pooled.setdefault((ALL, name), Seen()).add(seen)
+    return pooled
 
 
 def render(rows: Sequence[dict[str, Any]]) -> str:

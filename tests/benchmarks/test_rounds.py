@@ -26,3 +26,16 @@ def test_a_rounds_cost_is_counted_in_plain_steps():
     assert ppsd["acceptance"] == 0.75
     assert ppsd["speedup"] == pytest.approx(8 / 6)
     assert "| 0.75 | 2.00 | 1.50 (1.40) | 1.33 (1.33 to 1.33) | 2 of 2 |" in render([ppsd])
+
+
+def test_several_prompt_sets_are_pooled():
+    found = {
+        ("maths", PLAIN): Seen([run(0.8, 8)] * 2),
+        ("maths", "PPSD"): Seen([run(0.4, 4)] * 2, drafts=4, hits=4),
+        ("code", PLAIN): Seen([run(0.8, 8)] * 2),
+        ("code", "PPSD"): Seen([run(0.8, 8)] * 2, drafts=4, hits=0),
+    }
+    rows = {(row["set"], row["name"]): row for row in summary(found, 0.3, 0.1)}
+    assert len(rows) == 6
+    pooled = rows["all", "PPSD"]
+    assert (pooled["acceptance"], pooled["runs"], pooled["speedups"]) == (0.5, 4, [2, 2, 1, 1])
