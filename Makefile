@@ -1,5 +1,6 @@
 # make demo   plain pipeline decoding and PPSD side by side, from a fresh machine
-# make test   lint, types and all tests, from a fresh machine
+# make test   lint, types and tests, from a fresh machine
+# make test-long     the same, and the end-to-end tests that take long: faults, tensor parallel
 # make bench  the speed table of the README
 # make conformance   vLLM's own scheduler tests against PPSD's scheduler (fetches vLLM's source)
 
@@ -17,7 +18,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 PRELOAD   = LD_PRELOAD=$(CURDIR)/$(VENV)/lib/libiomp5.so$(if $(TCMALLOC),:$(TCMALLOC))
 
-.PHONY: install demo test lint types unit e2e bench conformance clean
+.PHONY: install demo test test-long lint types unit e2e e2e-long bench conformance clean
 
 install: $(STAMP)
 
@@ -38,6 +39,8 @@ demo: $(STAMP) $(MODEL)
 
 test: lint types unit e2e
 
+test-long: test e2e-long
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +52,10 @@ unit: $(STAMP)
 	$(BIN)/python -m pytest -m "not e2e"
 
 e2e: $(STAMP) $(MODEL)
-	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m e2e
+	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and not long"
+
+e2e-long: $(STAMP) $(MODEL)
+	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and long"
 
 bench: $(STAMP) $(MODEL)
 	$(PRELOAD) $(BIN)/python -m benchmarks.pipeline $(MODEL) --json benchmarks/results/pipeline.json

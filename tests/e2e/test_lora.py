@@ -14,7 +14,7 @@ from vllm.lora.request import LoRARequest
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43))]
 SAMPLINGS = [e.params(24), e.params(24, temperature=0.9, seed=7)]

@@ -39,7 +39,7 @@ def run(llm, variants: list[str]) -> dict[str, list[e.Output]]:
     }
 
 
-@pytest.mark.parametrize("stages", BY_STAGES)
+@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_output_is_bit_identical(tiny_llama: Path, stages: int):
     variants = BY_STAGES[stages]
     with e.engine(tiny_llama, stages=stages, ppsd=e.PLAIN) as plain:

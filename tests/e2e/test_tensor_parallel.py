@@ -12,7 +12,7 @@ from vllm import SamplingParams
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43))]
 GREEDY = [e.params(32)]

@@ -126,6 +126,30 @@ def cpu_init_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
+def isend_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``GroupCoordinator.isend_tensor_dict``: a group may hand over its own way."""
+
+    def replacement(self: Any, tensor_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        handover = getattr(self, "ppsd_handover", None)
+        if handover is None:
+            return original(self, tensor_dict, *args, **kwargs)
+        return handover.send(tensor_dict)
+
+    return replacement
+
+
+def irecv_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``GroupCoordinator.irecv_tensor_dict``: the other end."""
+
+    def replacement(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handover = getattr(self, "ppsd_handover", None)
+        if handover is None:
+            return original(self, *args, **kwargs)
+        return handover.receive()
+
+    return replacement
+
+
 def shutdown_engines(original: Callable[..., Any]) -> Callable[..., Any]:
     """``CoreEngineProcManager.shutdown``: let the engine stop its workers before it is killed.
 

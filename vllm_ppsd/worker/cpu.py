@@ -15,3 +15,4 @@ class PPSDCPUWorker(PPSDWorkerMixin, CPUWorker):
     """vLLM's CPU worker with a PPSD model runner."""
 
     model_runner_cls = PPSDCPUModelRunner
+    has_cpu_tensors = True

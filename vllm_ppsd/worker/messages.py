@@ -1,74 +1,115 @@
-"""What the first and the last stage tell each other: drafts there, verdicts back.
+"""What stages tell each other, past the scheduler: states forward, drafts and verdicts.
 
-Both go from worker to worker, past the scheduler and the middle stages: one message
-a tick each way, one int64 per row, over the pipeline group's CPU backend (gloo),
-which every platform has. A verdict is there as soon as the token is sampled; a draft
-may follow the hidden states that it was made from, which then wait for nothing.
+Drafts go from the first to the last stage, verdicts back: one message a tick each way,
+one int64 per row. A verdict is there as soon as the token is sampled; a draft may follow
+the hidden states that it was made from, which then wait for nothing. Where vLLM's own
+hand-over of states between neighbours is slow (``Handover``), they take the same way.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from enum import IntEnum
+import json
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed
 from vllm.distributed.parallel_state import get_pp_group
 
+from vllm_ppsd.worker.wire import Kind, Receiver, Sender, lay
 
-class Tag(IntEnum):
-    """Keeps these messages apart from vLLM's own on the same group."""
 
-    DRAFTS = 7301
-    VERDICTS = 7302
+class Lines:
+    """All wires of a stage; making them is a collective call of the pipeline's stages.
+
+    Args:
+        host: this stage's address, at which the others reach it.
+        patience: seconds to wait for a message.
+        states: whether hidden states go over wires, too.
+    """
+
+    def __init__(self, host: str, patience: float, states: bool) -> None:
+        group = get_pp_group()
+        first, last = group.is_first_rank, group.is_last_rank
+        receives = {
+            Kind.STATES: states and not first,
+            Kind.DRAFTS: last,
+            Kind.VERDICTS: first,
+        }
+        sends = {
+            Kind.STATES: (states and not last, group.rank_in_group + 1),
+            Kind.DRAFTS: (first, group.world_size - 1),
+            Kind.VERDICTS: (last, 0),
+        }
+        self.receivers = {
+            kind: Receiver(host, kind, patience) for kind, mine in receives.items() if mine
+        }
+        targets = {kind: stage for kind, (mine, stage) in sends.items() if mine}
+        self.senders = lay(self.receivers, targets, group.cpu_group)
 
 
 class RowSender:
-    """One end. Sends never block; buffers live until they are done.
+    """Sends int64 rows."""
 
-    Args:
-        tag: what is sent.
-        rank: global rank of the receiver.
-    """
-
-    def __init__(self, tag: Tag, rank: int) -> None:
-        self._tag, self._rank = tag, rank
-        self._group: Any = get_pp_group().cpu_group
-        self._pending: deque[tuple[Any, torch.Tensor]] = deque()
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
 
     def send(self, rows: Sequence[int]) -> None:
         """Send one tick's message, in row order."""
-        while self._pending and self._pending[0][0].is_completed():
-            self._pending.popleft()
-        message = torch.tensor(rows, dtype=torch.int64)
-        work = torch.distributed.isend(message, self._rank, group=self._group, tag=self._tag)
-        self._pending.append((work, message))
+        self._sender.send([array("q", rows).tobytes()])
 
 
 class RowReceiver:
-    """The other end. A receive is posted when its tick starts.
+    """Receives them."""
 
-    Args:
-        tag: what is received.
-        rank: global rank of the sender.
-    """
-
-    def __init__(self, tag: Tag, rank: int) -> None:
-        self._tag, self._rank = tag, rank
-        self._group: Any = get_pp_group().cpu_group
-        self._posted: deque[tuple[Any, torch.Tensor]] = deque()
-
-    def expect(self, rows: int) -> None:
-        """Post the receive for a tick of ``rows`` rows."""
-        buffer = torch.empty(rows, dtype=torch.int64)
-        work = torch.distributed.irecv(buffer, self._rank, group=self._group, tag=self._tag)
-        self._posted.append((work, buffer))
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
 
     def wait(self) -> list[int]:
-        """Wait for the message of the oldest expected tick."""
-        work, buffer = self._posted.popleft()
-        work.wait()
-        values: list[int] = buffer.tolist()
-        return values
+        """Wait for the next tick's message."""
+        (rows,) = self._receiver.receive()
+        return array("q", rows).tolist()
+
+
+class Handover:
+    """Takes the place of a pipeline group's ``isend_tensor_dict`` and ``irecv_tensor_dict``.
+
+    Args:
+        lines: this stage's.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._sender = lines.senders.get(Kind.STATES)
+        self._receiver = lines.receivers.get(Kind.STATES)
+
+    def send(self, tensors: Mapping[str, torch.Tensor]) -> list[Any]:
+        """Send CPU tensors to the next stage; they may be changed at once.
+
+        Returns:
+            No handles: there is nothing to wait for.
+        """
+        assert self._sender is not None
+        form = {
+            name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in tensors.items()
+        }
+        payload = [memoryview(_bytes_of(tensor).numpy()) for tensor in tensors.values()]
+        self._sender.send([json.dumps(form).encode(), *payload])
+        return []
+
+    def receive(self) -> tuple[dict[str, torch.Tensor], list[Any], list[Callable[[], None]]]:
+        """Return a dictionary, no handles, and what fills the dictionary when it is called."""
+        tensors: dict[str, torch.Tensor] = {}
+
+        def fill() -> None:
+            assert self._receiver is not None
+            form, *payload = self._receiver.receive()
+            for (name, (shape, dtype)), data in zip(json.loads(form).items(), payload, strict=True):
+                flat = torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype))
+                tensors[name] = flat.view(shape)
+
+        return tensors, [], [fill]
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8).flatten()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from vllm.distributed.parallel_state import get_pp_group
 from vllm.forward_context import (
     get_forward_context,
     override_forward_context,
@@ -17,22 +16,22 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
 from vllm_ppsd.protocol import DraftBook, Lane, TickGate, Verdict
 from vllm_ppsd.worker.lanes import lanes_of
-from vllm_ppsd.worker.messages import RowReceiver, RowSender, Tag
+from vllm_ppsd.worker.messages import Lines, RowReceiver, RowSender
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage
 from vllm_ppsd.worker.synthetic import RecordedDrafts
+from vllm_ppsd.worker.wire import Kind
 
 
 class ProposerStage(Stage):
     """Runs the exit head behind the exit layer of every tick that may count."""
 
-    def __init__(self, runner: Any, config: PPSDConfig) -> None:
+    def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
         super().__init__(runner)
         self._config = config
         self._book = DraftBook()
         self._gate = TickGate(config.max_drafts)
-        last = get_pp_group().last_rank
-        self._drafts = RowSender(Tag.DRAFTS, last)
-        self._verdicts = RowReceiver(Tag.VERDICTS, last)
+        self._drafts = RowSender(lines.senders[Kind.DRAFTS])
+        self._verdicts = RowReceiver(lines.receivers[Kind.VERDICTS])
         self._draft: Callable[[], list[int]] | None = None
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
@@ -91,7 +90,6 @@ class ProposerStage(Stage):
         self.finish_sends()
         rows = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
         self._gate.start(rows)
-        self._verdicts.expect(len(rows))
         if all(self._book.is_stale(lane) for lane in rows):
             self._draft = lambda: [NO_DRAFT] * len(rows)
             return self.runner.model.make_empty_intermediate_tensors(

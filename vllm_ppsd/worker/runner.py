@@ -8,6 +8,7 @@ from typing import Any
 from vllm.distributed.parallel_state import get_pp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.worker.messages import Lines
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
 from vllm_ppsd.worker.stage import Stage
@@ -18,13 +19,13 @@ class PPSDRunnerMixin:
 
     ppsd_stage: Stage
 
-    def adopt(self, config: PPSDConfig) -> None:
+    def adopt(self, config: PPSDConfig, lines: Lines) -> None:
         """Take up the role that this rank's place in the pipeline gives it."""
         group = get_pp_group()
         if group.is_first_rank:
-            self.ppsd_stage = ProposerStage(self, config)
+            self.ppsd_stage = ProposerStage(self, config, lines)
         elif group.is_last_rank:
-            self.ppsd_stage = ScorerStage(self, config)
+            self.ppsd_stage = ScorerStage(self, config, lines)
         else:
             self.ppsd_stage = Stage(self)
 

@@ -7,25 +7,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from vllm.distributed.parallel_state import get_pp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
 from vllm_ppsd.worker.lanes import lanes_of
-from vllm_ppsd.worker.messages import RowReceiver, RowSender, Tag
+from vllm_ppsd.worker.messages import Lines, RowReceiver, RowSender
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage
+from vllm_ppsd.worker.wire import Kind
 
 
 class ScorerStage(Stage):
     """Judges lanes and compares drafts with samples."""
 
-    def __init__(self, runner: Any, config: PPSDConfig) -> None:
+    def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
         super().__init__(runner)
-        first = get_pp_group().first_rank
         self._speculates = config.max_drafts > 0
-        self._drafts = RowReceiver(Tag.DRAFTS, first)
-        self._verdicts = RowSender(Tag.VERDICTS, first)
+        self._drafts = RowReceiver(lines.receivers[Kind.DRAFTS])
+        self._verdicts = RowSender(lines.senders[Kind.VERDICTS])
         self._book = RetirementBook()
         self._lanes: dict[str, Lane] = {}
         self._stale: set[str] = set()
@@ -35,8 +34,6 @@ class ScorerStage(Stage):
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
         self._lanes = lanes_of(scheduler_output)
-        if self._speculates and self._lanes:
-            self._drafts.expect(len(self._lanes))
         self._stale = {id for id, lane in self._lanes.items() if not self._book.counts(lane)}
         self._skipped = bool(self._lanes) and len(self._stale) == len(self._lanes)
         if self._skipped:

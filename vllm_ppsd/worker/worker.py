@@ -6,10 +6,14 @@ import os
 from typing import Any
 
 import torch
+from vllm import envs
 from vllm.config import VllmConfig
+from vllm.distributed.parallel_state import get_pp_group
+from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.worker.lifeline import follow_engine
+from vllm_ppsd.worker.messages import Handover, Lines
 
 
 class PPSDWorkerMixin:
@@ -17,7 +21,12 @@ class PPSDWorkerMixin:
 
     A worker runs plain decoding: with the speculative config gone, vLLM builds the
     same batches, kernels and compiled graphs as without PPSD.
+
+    Attributes:
+        has_cpu_tensors: whether hidden states can take PPSD's way to the next stage.
     """
+
+    has_cpu_tensors = False
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
@@ -31,7 +40,17 @@ class PPSDWorkerMixin:
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
-        self.model_runner.adopt(self.ppsd_config)  # type: ignore[attr-defined]
+        several_nodes = self.parallel_config.nnodes > 1  # type: ignore[attr-defined]
+        # On one node vLLM's CPU stages share memory, which is hard to beat.
+        hands_over = several_nodes and self.has_cpu_tensors
+        lines = Lines(
+            host=get_ip() if several_nodes else get_loopback_ip(),
+            patience=envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS,
+            states=hands_over,
+        )
+        if hands_over:
+            get_pp_group().ppsd_handover = Handover(lines)
+        self.model_runner.adopt(self.ppsd_config, lines)  # type: ignore[attr-defined]
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
