@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,8 +25,8 @@ from tqdm import tqdm
 from benchmarks import arguments, engines
 from benchmarks.prompt_sets import first_of_each
 from benchmarks.report import deliver, footer, origin
-from benchmarks.servers import Server, command, free_port, serving
-from benchmarks.slow_link import ADDRESSES, DEVICE, SlowLink
+from benchmarks.servers import Server, serving_two_nodes
+from benchmarks.slow_link import SlowLink
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.lookup import find
 
@@ -129,6 +127,13 @@ def _all_servers(
     given: argparse.Namespace, folder: Path, link: SlowLink
 ) -> Iterator[dict[str, Server]]:
     """Servers by name: plain decoding with PPSD's split, and PPSD at every depth."""
+    head = ExitHeadFolder.open(find(given.head, given.model, None).path).config
+    split = f"{head.exit_layer},{head.target.num_hidden_layers - head.exit_layer}"
+    common = [
+        *("--served-model-name", "model", "--max-model-len", "2048"),
+        *("--max-num-batched-tokens", "512", "--max-num-seqs", "16"),
+        *("--kv-cache-memory-bytes", str(2**29), "--no-enable-prefix-caching"),
+    ]
     kinds: dict[str, list[str]] = {PLAIN: []}
     for depth in given.depths:
         speculation = ["--speculative-model", given.head, "--spec-tokens", str(depth)]
@@ -136,44 +141,17 @@ def _all_servers(
     with contextlib.ExitStack() as stack:
         servers = {}
         for number, (name, options) in enumerate(kinds.items()):
-            log = folder / f"{number}.log"
-            servers[name] = stack.enter_context(_two_nodes(given, log, options, link))
+            servers[name] = stack.enter_context(
+                serving_two_nodes(
+                    given.model,
+                    folder / f"{number}.log",
+                    link,
+                    *(*common, *options),
+                    cores=given.cores.split(","),
+                    variables={"VLLM_PP_LAYER_PARTITION": split},
+                )
+            )
         yield servers
-
-
-@contextlib.contextmanager
-def _two_nodes(
-    given: argparse.Namespace, log: Path, speculation: Sequence[str], link: SlowLink
-) -> Iterator[Server]:
-    head = ExitHeadFolder.open(find(given.head, given.model, None).path).config
-    cores = given.cores.split(",")
-    options = [
-        *("--pipeline-parallel-size", "2", "--served-model-name", "model", "--nnodes", "2"),
-        *("--master-addr", ADDRESSES[0], "--master-port", str(free_port())),
-        *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "16"),
-        *("--kv-cache-memory-bytes", str(2**29), "--no-enable-prefix-caching"),
-        *speculation,
-    ]
-    variables = {
-        "VLLM_PP_LAYER_PARTITION": f"{head.exit_layer},"
-        f"{head.target.num_hidden_layers - head.exit_layer}",
-        "GLOO_SOCKET_IFNAME": DEVICE,
-    }
-
-    def at(end: int) -> dict[str, str]:
-        place = {"VLLM_HOST_IP": ADDRESSES[end], "VLLM_CPU_OMP_THREADS_BIND": cores[end]}
-        return variables | place
-
-    other = [*command(given.model, free_port(), options), "--headless", "--node-rank", "1"]
-    with link.inside(1), log.with_suffix(".other").open("wb") as file:
-        node = subprocess.Popen(other, stdout=file, stderr=file, env=dict(os.environ) | at(1))
-    try:
-        here = [*options, "--node-rank", "0"]
-        with serving(given.model, log, *here, variables=at(0)) as server:
-            yield server
-    finally:
-        node.terminate()
-        node.wait()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.slow_link import ADDRESSES, DEVICE, SlowLink
+
 START_SECONDS = 600
 """A compiled engine may take minutes to come up on few cores."""
 
@@ -80,6 +82,48 @@ def serving(
             if child.is_running():
                 child.kill()
         process.wait()
+
+
+@contextmanager
+def serving_two_nodes(
+    model: Path | str,
+    log: Path,
+    link: SlowLink,
+    *options: str,
+    cores: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """A server whose two stages are at the two ends of a link.
+
+    Must be called inside end 0 of the link.
+
+    Args:
+        model: folder of the model.
+        log: file for what the first node prints; the second one's ends in ``.other``.
+        link: with a node at each end.
+        options: of ``vllm serve``, for both nodes.
+        cores: of each node.
+        variables: set in both environments.
+    """
+    common = [
+        *("--pipeline-parallel-size", "2", "--nnodes", "2"),
+        *("--master-addr", ADDRESSES[0], "--master-port", str(free_port())),
+        *options,
+    ]
+
+    def at(end: int) -> dict[str, str]:
+        place = {"VLLM_HOST_IP": ADDRESSES[end], "VLLM_CPU_OMP_THREADS_BIND": cores[end]}
+        return dict(variables or {}) | place | {"GLOO_SOCKET_IFNAME": DEVICE}
+
+    other = [*command(model, free_port(), common), "--headless", "--node-rank", "1"]
+    with link.inside(1), log.with_suffix(".other").open("wb") as file:
+        node = subprocess.Popen(other, stdout=file, stderr=file, env=dict(os.environ) | at(1))
+    try:
+        with serving(model, log, *common, "--node-rank", "0", variables=at(0)) as server:
+            yield server
+    finally:
+        node.terminate()
+        node.wait()
 
 
 def command(model: Path | str, port: int, options: Sequence[str]) -> list[str]:
