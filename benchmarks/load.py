@@ -47,7 +47,7 @@ def main() -> None:
     given = _parser().parse_args()
     report = {"rows": _measure(given)} | origin(
         f"python -m benchmarks.load MODEL --prompts {given.prompts.name} "
-        f"--tokens {given.tokens} --repeats {given.repeats}"
+        f"--tokens {given.tokens} --repeats {given.repeats} --dtype {given.dtype}"
     )
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
 
@@ -100,6 +100,7 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
                 for plain, ours in zip(runs[PLAIN], runs[PPSD], strict=True)
             ]
             rows.append({"load": load, "runs": runs, "ratios": ratios})
+            tqdm.write(render(rows[-1:]))
     return rows
 
 
@@ -115,6 +116,7 @@ def _servers(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Serv
         *("--pipeline-parallel-size", "2", "--served-model-name", "model"),
         *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "64"),
         *("--kv-cache-memory-bytes", str(2**30), "--no-enable-prefix-caching"),
+        *("--dtype", given.dtype),
     ]
     with (
         serving(given.model, folder / "plain.log", *options, variables=variables) as plain,
@@ -178,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repeats", type=int, default=3, help="turns of each server per load")
     parser.add_argument("--most", type=int, default=64, help="requests of a turn, at most")
+    parser.add_argument("--dtype", default="auto", help="of both servers")
     parser.add_argument("--log", help="keep what PPSD's server printed in this file")
     return parser
 

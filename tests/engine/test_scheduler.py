@@ -128,8 +128,9 @@ def test_a_fixed_depth_lets_everyone_in(make):
     scheduler = make(load_adaptive=False)
     names = [f"r{i}" for i in range(8)]
     add(scheduler, *names)
-    for _ in range(3):
+    for _ in range(2):
         assert set(scheduler.schedule().num_scheduled_tokens) == set(names)
+    # Only a request that is alone is sent one tick ahead.
     assert not scheduler.schedule().num_scheduled_tokens
 
 

@@ -144,7 +144,8 @@ class Pipeline:
             if self.hold and available <= 1 and self.rng.random() < self.hold:
                 continue
             if available <= 0:
-                if not request.drafted or not may_enter(flight.unverified, self.depth):
+                alone = len(self.requests) == 1
+                if not request.drafted or not may_enter(flight.unverified, self.depth, alone):
                     continue
                 lane = Lane(request.id, flight.computed, 1, drafted=True)
                 known[request.id] = []

@@ -31,15 +31,17 @@ def test_a_flight_cannot_be_inconsistent():
 
 
 def test_depth_0_is_plain_decoding():
-    assert may_enter(0, 0)
-    assert not may_enter(1, 0)
+    assert may_enter(0, 0, alone=True)
+    assert not may_enter(1, 0, alone=True)
     assert steps_in_flight(0) == 1
 
 
 @pytest.mark.parametrize("depth", range(1, 9))
 def test_one_tick_is_sent_ahead_of_what_may_be_unverified(depth: int):
-    assert may_enter(depth + 1, depth)
-    assert not may_enter(depth + 2, depth)
+    assert may_enter(depth + 1, depth, alone=True)
+    assert not may_enter(depth + 2, depth, alone=True)
+    assert may_enter(depth, depth, alone=False)
+    assert not may_enter(depth + 1, depth, alone=False)
     assert steps_in_flight(depth) == depth + 2
 
 

@@ -54,7 +54,7 @@ class Admission:
             for r in running
             if not r.is_prefill_chunk
         ]
-        chosen = self._policy.admit(decoding)
+        chosen = self._policy.admit(decoding, self._in_flight)
         self._quiet = {r.request_id for r in decoding}.difference(chosen.drafting)
         self._log(len(decoding))
         return chosen.entering

@@ -58,17 +58,19 @@ def flush(flight: Flight) -> Flight:
     )
 
 
-def may_enter(unverified: int, num_speculative_tokens: int) -> bool:
+def may_enter(unverified: int, num_speculative_tokens: int, alone: bool) -> bool:
     """Whether one more position of a request may be sent into the pipeline.
 
     The first unverified position carries a known token; every further one carries
     a draft. Stage 0 lets at most ``num_speculative_tokens`` drafts be unverified
-    when a tick starts, and one tick more is sent ahead, so that it need not wait for
-    the scheduler. ``0`` is plain decoding: nothing is sent ahead.
+    when a tick starts; for a request that is ``alone`` one tick more is sent ahead, so
+    that stage 0 need not wait for the scheduler. Among others that would cost more
+    than it saves: stage 0 can skip the tick behind a miss, but not the one lane of it.
+    ``0`` is plain decoding: nothing is sent ahead.
     """
     if num_speculative_tokens == 0:
         return unverified == 0
-    return unverified <= num_speculative_tokens + SENT_AHEAD
+    return unverified <= num_speculative_tokens + (SENT_AHEAD if alone else 0)
 
 
 SENT_AHEAD = 1

@@ -22,6 +22,11 @@ from vllm_ppsd.protocol.flight import may_enter
 DOUBT = 500
 """Ticks without drafting after which a low acceptance rate is mostly doubted, and tried anew."""
 
+MARGIN = 1.25
+"""Times the tokens per second without drafts that drafting must promise where several requests
+decode: the head's time over many lanes and the scheduler's are not in what a tick takes by its
+lanes. (docs/measurements.md)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -39,9 +44,10 @@ class Decoding:
     may_draft: bool = True
     drafted: bool = True
 
-    def may_enter(self, max_drafts: int) -> bool:
-        """Whether it may be sent on, as a request that drafts."""
-        return may_enter(self.unverified, max_drafts) and (self.drafted or not self.unverified)
+    def may_enter(self, max_drafts: int, alone: bool) -> bool:
+        """Whether it may be sent on with so many drafts; ``alone``: no other is decoding."""
+        behind_a_draft = self.drafted or not self.unverified
+        return behind_a_draft and may_enter(self.unverified, max_drafts, alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +73,15 @@ class FixedDepth:
     def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
 
-    def admit(self, requests: Sequence[Decoding]) -> Admitted:
-        """Decide for the next tick."""
+    def admit(self, requests: Sequence[Decoding], in_flight: int) -> Admitted:
+        """Decide for the next tick, however many are in flight."""
         drafting = {r.request_id for r in requests if r.may_draft and self._max_drafts}
         entering = {
             r.request_id
             for r in requests
-            if r.may_enter(self._max_drafts if r.request_id in drafting else 0)
+            if r.may_enter(
+                self._max_drafts if r.request_id in drafting else 0, alone=len(requests) == 1
+            )
         }
         return Admitted(entering, drafting)
 
@@ -96,20 +104,25 @@ class LoadPolicy:
         self.acceptance = AcceptanceBook(DOUBT)
         self.drafting = 0
 
-    def admit(self, requests: Sequence[Decoding]) -> Admitted:
+    def admit(self, requests: Sequence[Decoding], in_flight: int) -> Admitted:
         """Decide for the next tick.
 
         Args:
             requests: every decoding request, in the scheduler's order.
+            in_flight: ticks whose result has not come back.
         """
         drafting = self._choose(requests)
+        if len(requests) > 1 and in_flight >= max(self._stages, self._max_drafts + 1):
+            # The stages are full. A tick more would only split the requests into more
+            # and smaller groups, which stay apart from then on.
+            return Admitted(set(), drafting)
         # Sure work is dealt evenly, or all of it would share one tick and leave the
         # stages behind it idle.
         sure = math.ceil((len(requests) - len(drafting)) / self._stages)
         entering: set[str] = set()
         for request in requests:
             if request.request_id in drafting:
-                if request.may_enter(self._max_drafts):
+                if request.may_enter(self._max_drafts, alone=len(requests) == 1):
                     entering.add(request.request_id)
             elif request.unverified == 0 and sure > 0:
                 entering.add(request.request_id)
@@ -132,6 +145,8 @@ class LoadPolicy:
         ]
         # Of equals the one that drafts more: only drafts tell what drafts are worth.
         self.drafting = max(range(len(worth)), key=lambda count: (worth[count], count))
+        if len(requests) > 1 and worth[self.drafting] < MARGIN * worth[0]:
+            self.drafting = 0
         for request_id in ranked[self.drafting :]:
             self.acceptance.passed_over(request_id)
         return set(ranked[: self.drafting])
