@@ -37,7 +37,9 @@ def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path)
         traps, caught = plain_traps(plain)
     write_record(record, recorded(mixes, expected))
     drafter = {"record": str(record), "acceptance": 0.5}
-    with e.engine(tiny_llama, ppsd={"synthetic_drafter": drafter}, **OPTIONS, **PRIORITIES) as llm:
+    # Everyone drafts, whatever this machine's ticks take; test_many_requests has the policy.
+    ppsd = {"synthetic_drafter": drafter, "load_adaptive": False}
+    with e.engine(tiny_llama, ppsd=ppsd, **OPTIONS, **PRIORITIES) as llm:
         for number, mix in enumerate(mixes):
             acceptance = ACCEPTANCES[number % len(ACCEPTANCES)]
             llm.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
