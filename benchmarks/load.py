@@ -28,9 +28,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from benchmarks import arguments, engines
 from benchmarks.prompt_sets import first_of_each
 from benchmarks.report import deliver, footer, origin
-from benchmarks.servers import Server, serving
-from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.exit_head.lookup import find
+from benchmarks.servers import COMMON, Server, serving, split_of
+from vllm_ppsd.config.cpu_binding import CORES
 
 PLAIN, PPSD = "plain", "PPSD"
 FIGURES = {
@@ -106,17 +105,10 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _servers(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Server]]:
-    head = ExitHeadFolder.open(find(given.head, given.model, None).path).config
-    split = f"{head.exit_layer},{head.target.num_hidden_layers - head.exit_layer}"
-    variables = {
-        "VLLM_CPU_OMP_THREADS_BIND": given.cores.replace(",", "|"),
-        "VLLM_PP_LAYER_PARTITION": split,
-    }
+    variables = split_of(given.head, given.model) | {CORES: given.cores.replace(",", "|")}
     options = [
-        *("--pipeline-parallel-size", "2", "--served-model-name", "model"),
-        *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--max-num-seqs", "64"),
-        *("--kv-cache-memory-bytes", str(2**30), "--no-enable-prefix-caching"),
-        *("--dtype", given.dtype),
+        *(*COMMON, "--pipeline-parallel-size", "2", "--max-num-seqs", "64"),
+        *("--kv-cache-memory-bytes", str(2**30), "--dtype", given.dtype),
     ]
     with (
         serving(given.model, folder / "plain.log", *options, variables=variables) as plain,

@@ -25,10 +25,8 @@ from tqdm import tqdm
 from benchmarks import arguments, engines
 from benchmarks.prompt_sets import first_of_each
 from benchmarks.report import deliver, footer, origin
-from benchmarks.servers import Server, serving_two_nodes
+from benchmarks.servers import COMMON, Server, serving_two_nodes, split_of
 from benchmarks.slow_link import SlowLink
-from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.exit_head.lookup import find
 
 PLAIN = "plain"
 
@@ -127,13 +125,8 @@ def _all_servers(
     given: argparse.Namespace, folder: Path, link: SlowLink
 ) -> Iterator[dict[str, Server]]:
     """Servers by name: plain decoding with PPSD's split, and PPSD at every depth."""
-    head = ExitHeadFolder.open(find(given.head, given.model, None).path).config
-    split = f"{head.exit_layer},{head.target.num_hidden_layers - head.exit_layer}"
-    common = [
-        *("--served-model-name", "model", "--max-model-len", "2048"),
-        *("--max-num-batched-tokens", "512", "--max-num-seqs", "16"),
-        *("--kv-cache-memory-bytes", str(2**29), "--no-enable-prefix-caching"),
-    ]
+    split = split_of(given.head, given.model)
+    common = [*COMMON, "--max-num-seqs", "16", "--kv-cache-memory-bytes", str(2**29)]
     kinds: dict[str, list[str]] = {PLAIN: []}
     for depth in given.depths:
         speculation = ["--speculative-model", given.head, "--spec-tokens", str(depth)]
@@ -148,7 +141,7 @@ def _all_servers(
                     link,
                     *(*common, *options),
                     cores=given.cores.split(","),
-                    variables={"VLLM_PP_LAYER_PARTITION": split},
+                    variables=split,
                 )
             )
         yield servers

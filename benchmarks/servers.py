@@ -16,6 +16,14 @@ import httpx
 import psutil
 
 from benchmarks.slow_link import ADDRESSES, DEVICE, SlowLink
+from vllm_ppsd.config.cpu_binding import CORES, PARTITION
+from vllm_ppsd.exit_head.lookup import find
+
+COMMON = (
+    *("--served-model-name", "model", "--max-model-len", "2048"),
+    *("--max-num-batched-tokens", "512", "--no-enable-prefix-caching"),
+)
+"""Options of every server whose speed is measured."""
 
 START_SECONDS = 600
 """A compiled engine may take minutes to come up on few cores."""
@@ -112,7 +120,7 @@ def serving_two_nodes(
     ]
 
     def at(end: int) -> dict[str, str]:
-        place = {"VLLM_HOST_IP": ADDRESSES[end], "VLLM_CPU_OMP_THREADS_BIND": cores[end]}
+        place = {"VLLM_HOST_IP": ADDRESSES[end], CORES: cores[end]}
         return dict(variables or {}) | place | {"GLOO_SOCKET_IFNAME": DEVICE}
 
     other = [*command(model, free_port(), common), "--headless", "--node-rank", "1"]
@@ -124,6 +132,18 @@ def serving_two_nodes(
     finally:
         node.terminate()
         node.wait()
+
+
+def split_of(head: str, model: str) -> dict[str, str]:
+    """Return the environment in which plain decoding has PPSD's split over two stages.
+
+    Args:
+        head: exit head, as of ``--speculative-model``.
+        model: the target.
+    """
+    config = find(head, model).config
+    behind = config.target.num_hidden_layers - config.exit_layer
+    return {PARTITION: f"{config.exit_layer},{behind}"}
 
 
 def command(model: Path | str, port: int, options: Sequence[str]) -> list[str]:

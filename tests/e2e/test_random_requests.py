@@ -77,28 +77,15 @@ def plain_traps(plain) -> tuple[list[tuple[Asked, Asked]], dict[str, Got]]:
     lanes wrote there; the second begins with that whole block.
     """
     rng = random.Random(0)
+    sampling = e.params(12, output_kind=RequestOutputKind.DELTA)
     traps, expected = [], {}
     for length in (29, 30, 31, 61, 62, 63):
         tokens = -length % BLOCK
         prompt = tuple(rng.choices(VOCABULARY, k=length))
-        first = Asked(
-            f"trap-{length}",
-            prompt,
-            e.params(12, output_kind=RequestOutputKind.DELTA),
-            0,
-            leaves=tokens,
-            priority=0,
-        )
+        first = Asked(f"trap-{length}", prompt, sampling, 0, leaves=tokens, priority=0)
         answer = drive(plain, [replace(first, leaves=None)])[first.name].tokens[0]
         behind = (*prompt, *answer[:tokens], 5, 6, 7)
-        second = Asked(
-            f"victim-{length}",
-            behind,
-            e.params(12, output_kind=RequestOutputKind.DELTA),
-            0,
-            leaves=None,
-            priority=0,
-        )
+        second = replace(first, name=f"victim-{length}", prompt=behind, leaves=None)
         traps.append((first, second))
         expected |= drive(plain, [second])
     return traps, expected

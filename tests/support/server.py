@@ -33,7 +33,7 @@ class Tiny(servers.Server):
             prompt=" ".join(f"t{i}" for i in range(5, 25)),
             max_tokens=tokens,
             temperature=0.0,
-            extra_body={"ignore_eos": True},
+            extra_body={"ignore_eos": True, "return_token_ids": True},
             **options,
         )
 
