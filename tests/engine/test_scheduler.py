@@ -145,8 +145,20 @@ def test_under_load_sure_work_is_dealt_over_the_ticks(make):
         scheduler._admission._costs.observe(lanes, 0.01 * lanes)
     assert not scheduler.schedule().num_scheduled_tokens
     retire(scheduler, prompts, set(), hit=True)
-    assert prompts.quiet == set()
+    assert prompts.quiet == set(names)
     first, second = scheduler.schedule(), scheduler.schedule()
     assert first.quiet == set(first.num_scheduled_tokens)
     assert (len(first.num_scheduled_tokens), len(second.num_scheduled_tokens)) == (4, 4)
     assert not set(first.num_scheduled_tokens) & set(second.num_scheduled_tokens)
+
+
+def test_the_end_of_a_prompt_is_drafted_behind_where_it_helps(make):
+    scheduler = make()
+    add(scheduler, "alone")
+    prompt = scheduler.schedule()
+    assert prompt.quiet == set()
+    retire(scheduler, prompt, set(), hit=True)
+    add(scheduler, "among drafting ones")
+    both = scheduler.schedule()
+    assert set(both.num_scheduled_tokens) == {"alone", "among drafting ones"}
+    assert both.quiet == set()

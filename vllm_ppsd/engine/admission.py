@@ -34,7 +34,8 @@ class Admission:
         if config.load_adaptive and config.max_drafts:
             self._load = LoadPolicy(stages, config.max_drafts, self._costs)
         self._policy = self._load or FixedDepth(config.max_drafts)
-        self._quiet: set[str] = set()
+        self._decoding: set[str] = set()
+        self._drafting: set[str] = set()
         self._drafted: dict[str, bool] = {}
         self._in_flight = 0
         self._last_result: float | None = None
@@ -55,25 +56,24 @@ class Admission:
             if not r.is_prefill_chunk
         ]
         chosen = self._policy.admit(decoding, self._in_flight)
-        self._quiet = {r.request_id for r in decoding}.difference(chosen.drafting)
+        self._decoding = {r.request_id for r in decoding}
+        self._drafting = chosen.drafting
         self._log(len(decoding))
         return chosen.entering
 
     def sent(self, scheduler_output: SchedulerOutput) -> set[str]:
-        """A tick was scheduled; return the requests that need no draft behind their lane.
-
-        The end of a prompt is always drafted behind.
-        """
+        """A tick was scheduled; return the requests that need no draft behind their lane."""
         self._in_flight += bool(scheduler_output.num_scheduled_tokens)
         for request_id in scheduler_output.finished_req_ids:
             self._drafted.pop(request_id, None)
             if self._load is not None:
                 self._load.acceptance.forget(request_id)
-        quiet = self._quiet.intersection(scheduler_output.num_scheduled_tokens)
-        self._drafted |= {
-            request_id: request_id not in quiet
-            for request_id in scheduler_output.num_scheduled_tokens
-        }
+        entered = set(scheduler_output.num_scheduled_tokens)
+        prompts = entered - self._decoding
+        quiet = entered - prompts - self._drafting
+        if not self._policy.drafts_behind_prompts(len(self._decoding | entered) - 1):
+            quiet |= prompts
+        self._drafted |= {request_id: request_id not in quiet for request_id in entered}
         return quiet
 
     def received(self, scheduler_output: SchedulerOutput, output: ModelRunnerOutput) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm_ppsd.config.support import ONE_DEVICE
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.errors import ExitHeadError
+from vllm_ppsd.exit_head.layers import build_layer, write_entries
 from vllm_ppsd.exit_head.loading import load_lm_head_rows, load_tensors
 
 logger = init_logger("vllm.plugins.ppsd")
@@ -79,7 +79,7 @@ class ExitHead(nn.Module):
         text_config = vllm_config.model_config.hf_text_config
         self.config = config
         self.layers = nn.ModuleList(
-            _build_layer(layer_class, vllm_config, config, index)
+            build_layer(layer_class, vllm_config, config, index)
             for index in range(config.num_layers)
         )
         self.mlp: ResidualMLP | None = None
@@ -149,26 +149,24 @@ class ExitHead(nn.Module):
     ) -> None:
         """Write the key/value entries of the head's decoder layers, and nothing more.
 
-        Arguments as in ``forward``; they are not changed, although vLLM's fused norms
-        work in place: hence the copy. Entries do not depend on the last layer's MLP,
-        which over a prompt takes most of the head's time; it is left out where the
-        layer is of a known make (``ONE_DEVICE``).
+        Arguments as in ``forward``; they are not changed. Entries of the last layer do
+        not depend on its attention and MLP, which over a prompt take most of the head's
+        time; both are left out where the layer is of a known make (``ONE_DEVICE``).
         """
         if not self.layers:
             return
-        hidden = hidden_states.clone() if residual is None else hidden_states + residual
-        carried: torch.Tensor | None = None
+        state = hidden_states if residual is None else hidden_states + residual
         known = self.config.target.architecture in ONE_DEVICE
-        for layer in self.layers[:-1] if known else self.layers:
-            hidden, carried = layer(positions, hidden, carried)
-        if not known:
-            return
-        last = self.layers[-1]
-        if carried is None:
-            hidden = last.input_layernorm(hidden)
-        else:
-            hidden, _ = last.input_layernorm(hidden, carried)
-        last.self_attn(positions=positions, hidden_states=hidden)
+        hidden, carried = self._through(
+            self.layers[:-1] if known else self.layers, positions, state
+        )
+        if known:
+            last: Any = self.layers[-1]
+            if carried is None:
+                hidden = last.input_layernorm(hidden)
+            else:
+                hidden, _ = last.input_layernorm(hidden, carried)
+            write_entries(last.self_attn, positions, hidden)
 
     def logits(
         self,
@@ -183,10 +181,7 @@ class ExitHead(nn.Module):
         """
         state = hidden_states if residual is None else hidden_states + residual
         if self.layers:
-            # vLLM's fused norms work in place: hence the copy.
-            hidden, carried = state.clone(), None
-            for layer in self.layers:
-                hidden, carried = layer(positions, hidden, carried)
+            hidden, carried = self._through(self.layers, positions, state)
             state = hidden + carried
         state = state[rows]
         if self.mlp is not None:
@@ -196,6 +191,16 @@ class ExitHead(nn.Module):
             state, _ = self.map(state)
         logits: torch.Tensor = self._logits(self._lm_head[0], state)
         return logits
+
+    @staticmethod
+    def _through(
+        layers: Iterable[nn.Module], positions: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run decoder layers on a copy: vLLM's fused norms work in place."""
+        hidden, carried = state.clone(), None
+        for layer in layers:
+            hidden, carried = layer(positions, hidden, carried)
+        return hidden, carried
 
 
 def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> ExitHead:
@@ -255,43 +260,6 @@ def _lm_head(
     lm_head.weight_loader(lm_head.weight, weight)
     process_weights_after_loading(lm_head, model_config, torch.device(_device(vllm_config)))
     return lm_head
-
-
-def _build_layer(
-    layer_class: type[nn.Module], vllm_config: VllmConfig, config: ExitHeadConfig, index: int
-) -> nn.Module:
-    """Build one of the target's own decoder layers.
-
-    Its prefix numbers it behind the target's last layer, so that vLLM gives it a
-    key/value cache of its own.
-    """
-    number = config.target.num_hidden_layers + index
-    available = {
-        "vllm_config": vllm_config,
-        "config": vllm_config.model_config.hf_text_config,
-        "cache_config": vllm_config.cache_config,
-        "quant_config": None,
-        "prefix": f"ppsd_exit_head.layers.{number}",
-        "layer_idx": number,
-    }
-    parameters = inspect.signature(layer_class.__init__).parameters.values()
-    missing = [
-        p.name
-        for p in parameters
-        if p.name not in available
-        and p.name != "self"
-        and p.default is p.empty
-        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    if missing:
-        raise ExitHeadError(
-            f"a transformer head cannot build the target's {layer_class.__name__}: it needs "
-            f"{', '.join(missing)}"
-        )
-    given = {p.name: available[p.name] for p in parameters if p.name in available}
-    if "config" in given and "vllm_config" in given:
-        del given["config"]
-    return layer_class(**given)
 
 
 def _device(vllm_config: VllmConfig) -> Any:

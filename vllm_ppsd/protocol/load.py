@@ -73,6 +73,10 @@ class FixedDepth:
     def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
 
+    def drafts_behind_prompts(self, others: int) -> bool:
+        """Whether stage 0 drafts behind the lane that ends a prompt."""
+        return True
+
     def admit(self, requests: Sequence[Decoding], in_flight: int) -> Admitted:
         """Decide for the next tick, however many are in flight."""
         drafting = {r.request_id for r in requests if r.may_draft and self._max_drafts}
@@ -128,6 +132,17 @@ class LoadPolicy:
                 entering.add(request.request_id)
                 sure -= 1
         return Admitted(entering, drafting)
+
+    def drafts_behind_prompts(self, others: int) -> bool:
+        """Whether stage 0 drafts behind the lane that ends a prompt.
+
+        That takes the whole head over the whole prompt: where nobody drafts, the head's
+        key/value entries will do.
+
+        Args:
+            others: requests that are running beside it.
+        """
+        return not others or self.drafting > 0
 
     def _choose(self, requests: Sequence[Decoding]) -> set[str]:
         """Return the requests that may draft: those with the best acceptance rates."""

@@ -1,0 +1,45 @@
+"""The entries that a head writes without attending are those of its whole layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import engine as e
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head import module
+from vllm_ppsd.exit_head.create import init_head
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_entries_are_those_of_the_whole_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+):
+    model = make_tiny_model(tmp_path / family, family)
+    init_head(str(model), model / "ppsd", exit_layer=3, head_type="transformer", num_layers=2)
+    lean = entries(model)
+    monkeypatch.setattr(module, "ONE_DEVICE", ())
+    whole = entries(model)
+    assert len(lean) == 2
+    for ours, theirs in zip(lean, whole, strict=True):
+        assert theirs.count_nonzero() > 0
+        torch.testing.assert_close(ours, theirs)
+
+
+def entries(model: Path) -> list[torch.Tensor]:
+    """The head's key/value caches after a prompt and a few tokens behind it."""
+    with e.engine(
+        model, stages=1, ppsd={"num_speculative_tokens": 2}, dtype="float32", block_size=32
+    ) as llm:
+        e.generate(llm, range(5, 75), e.params(6))
+        found: list[list[torch.Tensor]] = llm.collective_rpc(_caches)
+    return found[0]
+
+
+def _caches(worker) -> list[torch.Tensor]:
+    head = worker.model_runner.drafter._head
+    return [layer.self_attn.attn.kv_cache.clone() for layer in head.layers]
