@@ -27,7 +27,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from benchmarks import arguments, engines
 from benchmarks.prompt_sets import first_of_each
-from benchmarks.report import deliver, footer, origin
+from benchmarks.report import deliver, footer, origin, said
 from benchmarks.servers import COMMON, Server, serving, split_of
 from vllm_ppsd.config.cpu_binding import CORES
 
@@ -44,10 +44,7 @@ FIGURES = {
 def main() -> None:
     """Run the benchmark and print its table."""
     given = _parser().parse_args()
-    report = {"rows": _measure(given)} | origin(
-        f"python -m benchmarks.load MODEL --prompts {given.prompts.name} "
-        f"--tokens {given.tokens} --repeats {given.repeats} --dtype {given.dtype}"
-    )
+    report = {"rows": _measure(given)} | origin(said("benchmarks.load"))
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,18 @@ def origin(command: str) -> dict[str, Any]:
         "versions": " ".join(installed_vllm() or ("vllm", "?")),
         "cpu": _cpu(),
     }
+
+
+def said(module: str) -> str:
+    """Return this process's command line, without the places of this machine.
+
+    Args:
+        module: of the benchmark, as behind ``python -m``.
+    """
+    model, *words = sys.argv[1:]
+    named = [Path(word).name if os.sep in word else word for word in words]
+    assert os.sep in model, "the model comes first, as a path"
+    return shlex.join(["python", "-m", module, "MODEL", *named])
 
 
 def footer(report: dict[str, Any]) -> str:
