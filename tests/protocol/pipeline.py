@@ -216,9 +216,8 @@ class Pipeline:
             tick.inputs[lane.request_id] = tick.known[lane.request_id] if token is None else [token]
         if self.depth:
             for _ in range(self.gate.due()):
-                lanes = self.gate.judged()
-                for lane, verdict in zip(lanes, self.verdicts.popleft(), strict=True):
-                    self.drafts.judge(lane, verdict)
+                self._judge()
+            self._catch_up()
             self.gate.start(tick.lanes)
             tick.skipped = all(self.drafts.is_stale(lane) for lane in tick.lanes)
         self.skipped += tick.skipped
@@ -226,12 +225,23 @@ class Pipeline:
             if tick.skipped:
                 continue
             context = self._write(self.first_kv, tick, lane)
-            if self.depth and lane.request_id not in tick.quiet:
+            self._catch_up()
+            quiet = lane.request_id in tick.quiet or self.drafts.is_stale(lane)
+            if self.depth and not quiet:
                 drafted = self.draft(context, true_token(context))
                 tick.drafts[lane.request_id] = drafted
                 self.drafts.propose(lane.request_id, lane.end, drafted)
         self.between.append(tick)
         return True
+
+    def _judge(self) -> None:
+        for lane, verdict in zip(self.gate.judged(), self.verdicts.popleft(), strict=True):
+            self.drafts.judge(lane, verdict)
+
+    def _catch_up(self) -> None:
+        """Verdicts may be there before they are due, or not."""
+        while self.gate.unjudged and self.verdicts and self.rng.random() < 0.5:
+            self._judge()
 
     # The last stage --------------------------------------------------------
 

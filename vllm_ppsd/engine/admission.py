@@ -41,6 +41,10 @@ class Admission:
         self._last_result: float | None = None
         self._logged = (0.0, -1)
 
+    def full(self, requests: int) -> bool:
+        """Whether nothing is to be scheduled for ``requests`` until a result is in."""
+        return self._policy.full(requests, self._in_flight)
+
     def admitted(self, running: Iterable[Request]) -> set[str]:
         """Return the ids of the decoding requests that enter the next tick."""
         decoding = [
@@ -55,7 +59,7 @@ class Admission:
             for r in running
             if not r.is_prefill_chunk
         ]
-        chosen = self._policy.admit(decoding, self._in_flight)
+        chosen = self._policy.admit(decoding)
         self._decoding = {r.request_id for r in decoding}
         self._drafting = chosen.drafting
         self._log(len(decoding))

@@ -48,6 +48,13 @@ class PPSDScheduler(AsyncScheduler):
             # The base class knows of no drafts.
             request.spec_decode_metrics = RequestSpecDecodeMetrics.new(self._most_drafts)
 
+    def has_requests(self) -> bool:
+        """Whether there is anything to schedule now; while the stages are full there is not.
+
+        The engine waits for a result then, rather than send the workers an empty step.
+        """
+        return super().has_requests() and not self._admission.full(sum(self.get_request_counts()))
+
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         admitted = self._admission.admitted(self.running)
         for request in self.running:

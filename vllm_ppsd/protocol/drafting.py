@@ -6,8 +6,9 @@ its own draft; if it sends a known token, the draft is forgotten.
 
 The scheduler sends one tick more than may be unverified, so that stage 0 never
 waits for the scheduler's answer. Stage 0 holds that tick until the last stage's
-*verdict* on the tick ``depth`` before it is in. A verdict of a miss makes every
-drafted lane of the request stale until a known token re-enters.
+*verdict* on the tick ``depth`` before it is in; a verdict that comes earlier is taken
+in as soon as stage 0 looks. A verdict of a miss makes every drafted lane of the request
+stale until a known token re-enters.
 """
 
 from __future__ import annotations
@@ -109,6 +110,11 @@ class TickGate:
     def due(self) -> int:
         """Return how many verdicts must come in before the next tick may start."""
         return max(0, len(self._unjudged) - self._depth)
+
+    @property
+    def unjudged(self) -> int:
+        """How many ticks have started whose verdicts are not in."""
+        return len(self._unjudged)
 
     def start(self, lanes: Iterable[Lane]) -> None:
         """A tick with these lanes, in row order, has started."""

@@ -77,8 +77,12 @@ class FixedDepth:
         """Whether stage 0 drafts behind the lane that ends a prompt."""
         return True
 
-    def admit(self, requests: Sequence[Decoding], in_flight: int) -> Admitted:
-        """Decide for the next tick, however many are in flight."""
+    def full(self, requests: int, in_flight: int) -> bool:
+        """Whether the next tick waits: never."""
+        return False
+
+    def admit(self, requests: Sequence[Decoding]) -> Admitted:
+        """Decide for the next tick."""
         drafting = {r.request_id for r in requests if r.may_draft and self._max_drafts}
         entering = {
             r.request_id
@@ -108,18 +112,26 @@ class LoadPolicy:
         self.acceptance = AcceptanceBook(DOUBT)
         self.drafting = 0
 
-    def admit(self, requests: Sequence[Decoding], in_flight: int) -> Admitted:
+    def full(self, requests: int, in_flight: int) -> bool:
+        """Whether the stages are full: the next tick waits until a result is in.
+
+        A tick more would only split the requests into more and smaller groups, which
+        stay apart from then on, and keep prompts apart from the decoding lanes that
+        could share their ticks. One request alone has a tick sent ahead.
+
+        Args:
+            requests: all that are not finished.
+            in_flight: ticks whose result has not come back.
+        """
+        return requests > 1 and in_flight >= max(self._stages, self._max_drafts + 1)
+
+    def admit(self, requests: Sequence[Decoding]) -> Admitted:
         """Decide for the next tick.
 
         Args:
             requests: every decoding request, in the scheduler's order.
-            in_flight: ticks whose result has not come back.
         """
         drafting = self._choose(requests)
-        if len(requests) > 1 and in_flight >= max(self._stages, self._max_drafts + 1):
-            # The stages are full. A tick more would only split the requests into more
-            # and smaller groups, which stay apart from then on.
-            return Admitted(set(), drafting)
         # Sure work is dealt evenly, or all of it would share one tick and leave the
         # stages behind it idle.
         sure = math.ceil((len(requests) - len(drafting)) / self._stages)

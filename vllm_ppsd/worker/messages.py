@@ -65,6 +65,10 @@ class RowReceiver:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
 
+    def ready(self) -> bool:
+        """Whether the next tick's message is there."""
+        return self._receiver.ready()
+
     def wait(self) -> list[int]:
         """Wait for the next tick's message."""
         (rows,) = self._receiver.receive()

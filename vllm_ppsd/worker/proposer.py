@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.forward_context import (
     get_forward_context,
     override_forward_context,
@@ -86,7 +87,7 @@ class ProposerStage(Stage):
     def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
         if not self._config.max_drafts:
             return super().forward(forward, positions)
-        self._hold()
+        self.hold()
         self.finish_sends()
         rows = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
         self._gate.start(rows)
@@ -101,8 +102,11 @@ class ProposerStage(Stage):
         context = get_forward_context()
 
         def draft() -> list[int]:
+            self._catch_up()
+            if all(self._book.is_stale(lane) for lane in rows):
+                return [NO_DRAFT] * len(rows)
             with override_forward_context(context):
-                return self._propose(output, positions)
+                return self.propose(output, positions)
 
         self._draft = draft
         return output
@@ -117,14 +121,29 @@ class ProposerStage(Stage):
         if self._recorded is not None:
             self._recorded.acceptance = acceptance
 
-    def _hold(self) -> None:
-        """Wait until the verdicts that this tick depends on are in."""
+    def hold(self) -> None:
+        """Take in verdicts: wait for those that this tick depends on."""
         for _ in range(self._gate.due()):
-            verdicts = self._verdicts.wait()
-            for lane, verdict in zip(self._gate.judged(), verdicts, strict=True):
-                self._book.judge(lane, Verdict(verdict))
+            self._judge()
+        self._catch_up()
 
-    def _propose(self, output: Any, positions: torch.Tensor) -> list[int]:
+    def _catch_up(self) -> None:
+        """Take in the verdicts that are there already.
+
+        The ranks of a tensor parallel group must skip the same ticks, so they take in
+        no more than what is due.
+        """
+        if get_tp_group().world_size > 1:
+            return
+        while self._gate.unjudged and self._verdicts.ready():
+            self._judge()
+
+    def _judge(self) -> None:
+        verdicts = self._verdicts.wait()
+        for lane, verdict in zip(self._gate.judged(), verdicts, strict=True):
+            self._book.judge(lane, Verdict(verdict))
+
+    def propose(self, output: Any, positions: torch.Tensor) -> list[int]:
         """Draft behind every row that samples and may be sent on, and note the drafts."""
         batch = self.runner.input_batch
         skipped = self.runner.discard_request_mask.np

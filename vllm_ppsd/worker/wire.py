@@ -43,6 +43,10 @@ class Receiver:
         port: int = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = f"tcp://{host}:{port}"
 
+    def ready(self) -> bool:
+        """Whether a message is there, so that ``receive`` would not wait."""
+        return bool(self._socket.poll(0))
+
     def receive(self) -> list[bytes]:
         """Wait for the next message; return its parts.
 
