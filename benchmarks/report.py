@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.config.support import installed_vllm
+from vllm_ppsd.planning.hardware import hardware
 
 
 def origin(command: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def origin(command: str) -> dict[str, Any]:
         "command": command,
         "commit": _commit(),
         "versions": " ".join(installed_vllm() or ("vllm", "?")),
-        "cpu": _cpu(),
+        "cpu": hardware(),
     }
 
 
@@ -52,10 +53,3 @@ def _commit() -> str:
     command: Sequence[str] = ("git", "describe", "--always", "--dirty")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores"
-    return "unknown"

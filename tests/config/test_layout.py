@@ -25,7 +25,7 @@ def test_the_lm_head_of_a_small_model_weighs_as_much_as_eight_layers():
 @pytest.mark.parametrize("stages", [2, 3, 4, 8])
 def test_every_split_is_whole_and_starts_at_the_exit(shape: ModelShape, stages: int):
     for exit_layer in range(1, shape.num_layers - stages + 2):
-        split = split_layers(shape, exit_layer, stages)
+        split = split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, stages)
         assert len(split) == stages
         assert split[0] == exit_layer
         assert sum(split) == shape.num_layers
@@ -33,8 +33,8 @@ def test_every_split_is_whole_and_starts_at_the_exit(shape: ModelShape, stages: 
 
 
 def test_the_last_stage_has_fewer_layers_for_its_lm_head():
-    assert split_layers(SMOLLM2, 8, 3) == [8, 15, 7]
-    assert split_layers(LLAMA_8B, 8, 4) == [8, 9, 9, 6]
+    assert split_layers(SMOLLM2.num_layers, SMOLLM2.lm_head_cost, 8, 3) == [8, 15, 7]
+    assert split_layers(LLAMA_8B.num_layers, LLAMA_8B.lm_head_cost, 8, 4) == [8, 9, 9, 6]
 
 
 def test_without_a_head_the_exit_balances_the_stages():
@@ -45,7 +45,7 @@ def test_without_a_head_the_exit_balances_the_stages():
 @pytest.mark.parametrize("exit_layer", [0, 30, 31])
 def test_an_exit_layer_that_does_not_fit_is_refused(exit_layer: int):
     with pytest.raises(PPSDConfigError, match=f"exit layer {exit_layer} does not fit 2"):
-        split_layers(SMOLLM2, exit_layer, 2)
+        split_layers(SMOLLM2.num_layers, SMOLLM2.lm_head_cost, exit_layer, 2)
 
 
 def test_a_fitting_partition_wins():

@@ -104,7 +104,7 @@ class Pipeline:
         self.between: list[Tick] = []  # run by stage 0, not yet by the last stage
         self.results: deque[tuple[Tick, dict[str, int]]] = deque()
         self.drafts = DraftBook()
-        self.gate = TickGate(depth)
+        self.gate = TickGate(depth, self.drafts)
         self.verdicts: deque[list[Verdict]] = deque()
         self.retired = RetirementBook()
         self.first_kv: dict[str, dict[int, int]] = {}
@@ -206,7 +206,7 @@ class Pipeline:
     def run_first_stage(self) -> bool:
         if not self.line:
             return False
-        if self.depth and self.gate.due() > len(self.verdicts):
+        if self.depth and self.gate.due(self.line[0].lanes) > len(self.verdicts):
             return False
         tick = self.line.popleft()
         for request_id in tick.finished:
@@ -215,11 +215,10 @@ class Pipeline:
             token = self.drafts.enter(lane)
             tick.inputs[lane.request_id] = tick.known[lane.request_id] if token is None else [token]
         if self.depth:
-            for _ in range(self.gate.due()):
-                self._judge()
+            for _ in range(self.gate.due(tick.lanes)):
+                self.gate.judge(self.verdicts.popleft())
             self._catch_up()
-            self.gate.start(tick.lanes)
-            tick.skipped = all(self.drafts.is_stale(lane) for lane in tick.lanes)
+            tick.skipped = not self.gate.start(tick.lanes)
         self.skipped += tick.skipped
         for lane in tick.lanes:
             if tick.skipped:
@@ -234,14 +233,10 @@ class Pipeline:
         self.between.append(tick)
         return True
 
-    def _judge(self) -> None:
-        for lane, verdict in zip(self.gate.judged(), self.verdicts.popleft(), strict=True):
-            self.drafts.judge(lane, verdict)
-
     def _catch_up(self) -> None:
         """Verdicts may be there before they are due, or not."""
         while self.gate.unjudged and self.verdicts and self.rng.random() < 0.5:
-            self._judge()
+            self.gate.judge(self.verdicts.popleft())
 
     # The last stage --------------------------------------------------------
 

@@ -10,6 +10,7 @@ from vllm_ppsd.protocol import (
     Lane,
     MissingDraftError,
     RetirementBook,
+    StaleBook,
     TickGate,
     Verdict,
     flush,
@@ -101,13 +102,47 @@ def test_a_verdict_on_a_request_that_left_is_ignored():
     assert not book.is_stale(Lane("a", 3, 1, drafted=True))
 
 
-def test_the_gate_holds_a_tick_until_the_one_depth_before_is_judged():
-    gate = TickGate(depth=1)
-    first, second = Lane("a", 0, 3, drafted=False), Lane("a", 3, 1, drafted=True)
-    assert gate.due() == 0
-    gate.start([first])
-    assert gate.due() == 0
-    gate.start([second])
-    assert gate.due() == 1
-    assert gate.judged() == (first,)
-    assert gate.due() == 0
+def test_the_gate_holds_a_draft_until_the_tick_depth_before_is_judged():
+    gate = TickGate(1, StaleBook())
+    first, second, third = (Lane("a", p, 1, drafted=p > 0) for p in range(3))
+    assert gate.due([first]) == 0
+    assert gate.start([first])
+    assert gate.due([second]) == 0
+    assert gate.start([second])
+    assert gate.due([third]) == 1
+    gate.judge([Verdict.HIT])
+    assert gate.due([third]) == 0
+
+
+def test_after_a_miss_nothing_is_waited_for():
+    book = StaleBook()
+    gate = TickGate(1, book)
+    known, second, third = (Lane("a", p, 1, drafted=p > 0) for p in range(3))
+    for lane in (known, second):
+        book.arrive(lane)
+        assert gate.start([lane])
+    gate.judge([Verdict.MISS])
+    assert gate.due([third]) == 0
+    assert not gate.start([third])
+    again, behind = Lane("a", 1, 1, drafted=False), Lane("a", 2, 1, drafted=True)
+    book.arrive(again)
+    assert gate.due([again]) == 0
+    assert gate.start([again])
+    # Two ticks of stale lanes are still unjudged.
+    assert gate.due([behind]) == 0
+    assert gate.start([behind])
+    assert gate.unjudged == 4
+    for _ in range(2):
+        gate.judge([Verdict.NONE])
+    assert gate.due([Lane("a", 3, 1, drafted=True)]) == 1
+
+
+def test_a_tick_is_run_for_one_lane_that_counts():
+    book = StaleBook()
+    gate = TickGate(1, book)
+    for name in ("a", "b"):
+        book.arrive(Lane(name, 0, 1, drafted=False))
+    gate.start([Lane("a", 0, 1, drafted=False), Lane("b", 0, 1, drafted=False)])
+    gate.judge([Verdict.MISS, Verdict.HIT])
+    assert gate.start([Lane("a", 1, 1, drafted=True), Lane("b", 1, 1, drafted=True)])
+    assert not gate.start([Lane("a", 2, 1, drafted=True)])

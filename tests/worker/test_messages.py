@@ -15,7 +15,7 @@ class Pair:
     def __init__(self, kind: Kind, patience: float = 10) -> None:
         receiver = Receiver("127.0.0.1", kind, patience)
         self.receivers = {kind: receiver}
-        self.senders = {kind: Sender(receiver.address)}
+        self.senders = {kind: [Sender(receiver.address)]}
 
 
 def test_rows_arrive_in_order():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vllm_ppsd import __version__
-from vllm_ppsd.cli.training import add_commands
+from vllm_ppsd.cli import planning, training
 from vllm_ppsd.config.errors import PPSDConfigError
 
 
@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("--layers", type=int, default=1, help="layers of a transformer head")
     head.add_argument("--intermediate-size", type=int, help="width of an mlp head")
     head.set_defaults(run=_init_head)
-    add_commands(commands)
+    planning.add_commands(commands)
+    training.add_commands(commands)
     commands.add_parser("vllm", help="vLLM's own command, for packages not called `vllm`")
     return parser
 

@@ -75,7 +75,7 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
     elif own_partition:
         partition = check_partition(own_partition, exit_layer, shape.num_layers, stages)
     else:
-        partition = split_layers(shape, exit_layer, stages)
+        partition = split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, stages)
     if stages == 1 and "load_adaptive" in options:
         raise PPSDConfigError(
             "load_adaptive is for a pipeline, whose stages requests share; on one device, leave "

@@ -60,23 +60,33 @@ def balanced_exit_layer(shape: ModelShape, num_stages: int) -> int:
     return min(candidates, key=lambda e: _slowest(shape, e, num_stages))
 
 
-def split_layers(shape: ModelShape, exit_layer: int, num_stages: int) -> list[int]:
+def split_layers(
+    num_layers: int, lm_head_cost: float, exit_layer: int, num_stages: int
+) -> list[int]:
     """Return the number of layers per stage; stage 0 holds exactly ``exit_layer``.
+
+    The stages behind it are as equal as can be, the last one with its LM head.
+
+    Args:
+        num_layers: of the model.
+        lm_head_cost: what the last stage does besides its layers, in layers.
+        exit_layer: layers of stage 0.
+        num_stages: pipeline size.
 
     Raises:
         PPSDConfigError: some stage would be left without a layer.
     """
-    rest = shape.num_layers - exit_layer
+    rest = num_layers - exit_layer
     behind = num_stages - 1
     if exit_layer < 1 or rest < behind:
         raise PPSDConfigError(
             f"exit layer {exit_layer} does not fit {num_stages} pipeline stages of a "
-            f"model with {shape.num_layers} layers: stage 0 holds the exit's layers and "
+            f"model with {num_layers} layers: stage 0 holds the exit's layers and "
             f"each further stage needs at least one, so the exit layer must lie between "
-            f"1 and {shape.num_layers - behind}"
+            f"1 and {num_layers - behind}"
         )
-    share = (rest + shape.lm_head_cost) / behind
-    last = min(max(1, round(share - shape.lm_head_cost)), rest - (behind - 1))
+    share = (rest + lm_head_cost) / behind
+    last = min(max(1, round(share - lm_head_cost)), rest - (behind - 1))
     middle, extra = divmod(rest - last, behind - 1) if behind > 1 else (0, 0)
     return [
         exit_layer,
@@ -113,6 +123,8 @@ def check_partition(text: str, exit_layer: int, num_layers: int, num_stages: int
 
 
 def _slowest(shape: ModelShape, exit_layer: int, num_stages: int) -> float:
-    stages: list[float] = list(split_layers(shape, exit_layer, num_stages))
+    stages: list[float] = list(
+        split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, num_stages)
+    )
     stages[-1] += shape.lm_head_cost
     return max(stages)

@@ -9,7 +9,7 @@ rule of their own.
 
 from vllm_ppsd.protocol.acceptance import AcceptanceBook
 from vllm_ppsd.protocol.costs import TickCosts
-from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError, TickGate, Verdict
+from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError, StaleBook, TickGate, Verdict
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
 from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.retirement import Lane, RetirementBook
@@ -25,6 +25,7 @@ __all__ = [
     "LoadPolicy",
     "MissingDraftError",
     "RetirementBook",
+    "StaleBook",
     "TickCosts",
     "TickGate",
     "Verdict",

@@ -1,4 +1,4 @@
-"""The proposer's side: which draft a lane embeds on stage 0, and when it may start.
+"""Before the last stage: which draft a lane embeds, when it may start, when it is skipped.
 
 Stage 0 drafts one token per lane, for the position after the lane. If the
 scheduler sends that position on before it knows the true token, stage 0 embeds
@@ -8,13 +8,13 @@ The scheduler sends one tick more than may be unverified, so that stage 0 never
 waits for the scheduler's answer. Stage 0 holds that tick until the last stage's
 *verdict* on the tick ``depth`` before it is in; a verdict that comes earlier is taken
 in as soon as stage 0 looks. A verdict of a miss makes every drafted lane of the request
-stale until a known token re-enters.
+stale until a known token re-enters. The stages in the middle hear the verdicts, too.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import IntEnum
 
 from vllm_ppsd.protocol.retirement import Lane
@@ -36,39 +36,21 @@ STALE_INPUT = 0
 """Input token of a lane that is known to be stale: any valid token will do."""
 
 
-class DraftBook:
-    """The newest draft of every request, and which requests wait for a re-entry."""
+class StaleBook:
+    """Which requests wait for a re-entry, as the verdicts so far tell.
+
+    Every stage before the last keeps one, so that it need not run a tick of stale lanes.
+    """
 
     def __init__(self) -> None:
-        self._drafts: dict[str, tuple[int, int]] = {}
         self._known_end: dict[str, int] = {}
         self._missed: set[str] = set()
 
-    def propose(self, request_id: str, position: int, token: int) -> None:
-        """Record ``token`` as the draft for ``position`` of a request."""
-        self._drafts[request_id] = (position, token)
-
-    def enter(self, lane: Lane) -> int | None:
-        """Return the input token of a lane, or None if the scheduler knows it.
-
-        Raises:
-            MissingDraftError: the lane is drafted, not stale, and the newest draft
-                is for another position: scheduler and proposer disagree.
-        """
+    def arrive(self, lane: Lane) -> None:
+        """A lane has come: a known token is a re-entry, or needs none."""
         if not lane.drafted:
             self._known_end[lane.request_id] = lane.end
             self._missed.discard(lane.request_id)
-            return None
-        if lane.request_id in self._missed:
-            return STALE_INPUT
-        drafted = self._drafts.get(lane.request_id)
-        if drafted is None or drafted[0] != lane.position:
-            raise MissingDraftError(
-                f"no draft for position {lane.position} of request {lane.request_id!r}; "
-                f"the newest is {drafted}. The scheduler sent a position whose token it "
-                "does not know, and stage 0 drafted none."
-            )
-        return drafted[1]
 
     def judge(self, lane: Lane, verdict: Verdict) -> None:
         """Take in the verdict on the draft behind ``lane``.
@@ -87,7 +69,6 @@ class DraftBook:
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
-        self._drafts.pop(request_id, None)
         self._known_end.pop(request_id, None)
         self._missed.discard(request_id)
 
@@ -95,31 +76,94 @@ class DraftBook:
         return len(self._known_end)
 
 
+class DraftBook(StaleBook):
+    """Stage 0's: the newest draft of every request as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drafts: dict[str, tuple[int, int]] = {}
+
+    def propose(self, request_id: str, position: int, token: int) -> None:
+        """Record ``token`` as the draft for ``position`` of a request."""
+        self._drafts[request_id] = (position, token)
+
+    def enter(self, lane: Lane) -> int | None:
+        """Return the input token of a lane, or None if the scheduler knows it.
+
+        Raises:
+            MissingDraftError: the lane is drafted, not stale, and the newest draft
+                is for another position: scheduler and proposer disagree.
+        """
+        self.arrive(lane)
+        if not lane.drafted:
+            return None
+        if self.is_stale(lane):
+            return STALE_INPUT
+        drafted = self._drafts.get(lane.request_id)
+        if drafted is None or drafted[0] != lane.position:
+            raise MissingDraftError(
+                f"no draft for position {lane.position} of request {lane.request_id!r}; "
+                f"the newest is {drafted}. The scheduler sent a position whose token it "
+                "does not know, and stage 0 drafted none."
+            )
+        return drafted[1]
+
+    def forget(self, request_id: str) -> None:
+        super().forget(request_id)
+        self._drafts.pop(request_id, None)
+
+
 class TickGate:
-    """Holds a tick on stage 0 until the ticks ``depth`` before it are judged.
+    """Which ticks may start on a stage before the last, and which it need not run.
 
     Args:
-        depth: ticks that may be unverified when a tick starts; the number of
-            drafts that may be in flight.
+        depth: drafts of a request that may be unverified when a tick starts that
+            embeds one more.
+        book: the stage's, which the verdicts go to.
     """
 
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
-        self._unjudged: deque[tuple[Lane, ...]] = deque()
-
-    def due(self) -> int:
-        """Return how many verdicts must come in before the next tick may start."""
-        return max(0, len(self._unjudged) - self._depth)
+    def __init__(self, depth: int, book: StaleBook) -> None:
+        self._depth, self._book = depth, book
+        self._unjudged: deque[tuple[tuple[Lane, ...], set[str]]] = deque()
 
     @property
     def unjudged(self) -> int:
         """How many ticks have started whose verdicts are not in."""
         return len(self._unjudged)
 
-    def start(self, lanes: Iterable[Lane]) -> None:
-        """A tick with these lanes, in row order, has started."""
-        self._unjudged.append(tuple(lanes))
+    def due(self, lanes: Sequence[Lane]) -> int:
+        """Return how many verdicts must come in before a tick of these lanes may start.
 
-    def judged(self) -> tuple[Lane, ...]:
-        """Return the lanes of the oldest unjudged tick: its verdicts are in."""
-        return self._unjudged.popleft()
+        Known tokens wait for nothing, and ticks of which nothing counts are not waited
+        for: after a miss the true token enters at once.
+        """
+        if not any(lane.drafted and not self._book.is_stale(lane) for lane in lanes):
+            return 0
+        unverified = sum(bool(alive) for _, alive in self._unjudged)
+        verdicts = 0
+        for _, alive in self._unjudged:
+            if unverified <= self._depth:
+                break
+            unverified -= bool(alive)
+            verdicts += 1
+        return verdicts
+
+    def judge(self, verdicts: Sequence[int]) -> None:
+        """Take in the verdicts on the oldest unjudged tick, in row order."""
+        lanes, _ = self._unjudged.popleft()
+        for lane, verdict in zip(lanes, verdicts, strict=True):
+            self._book.judge(lane, Verdict(verdict))
+
+    def start(self, lanes: Sequence[Lane]) -> bool:
+        """A tick with these lanes, in row order, starts; return False to skip it.
+
+        What is in flight of a request when a known token of it enters is judged already,
+        as far as it counts.
+        """
+        for lane in lanes:
+            if not lane.drafted:
+                for _, alive in self._unjudged:
+                    alive.discard(lane.request_id)
+        alive = {lane.request_id for lane in lanes if not self._book.is_stale(lane)}
+        self._unjudged.append((tuple(lanes), alive))
+        return bool(alive)

@@ -1,6 +1,6 @@
 """What stages tell each other, past the scheduler: states forward, drafts and verdicts.
 
-Drafts go from the first to the last stage, verdicts back: one message a tick each way,
+Drafts go from the first to the last stage, verdicts back to all before it, a message a tick:
 one int64 per row. A verdict is there as soon as the token is sampled; a draft may follow
 the hidden states that it was made from, which then wait for nothing. Where vLLM's own
 hand-over of states between neighbours is slow (``Handover``), they take the same way.
@@ -34,29 +34,30 @@ class Lines:
         receives = {
             Kind.STATES: states and not first,
             Kind.DRAFTS: last,
-            Kind.VERDICTS: first,
+            Kind.VERDICTS: not last,
         }
-        sends = {
-            Kind.STATES: (states and not last, group.rank_in_group + 1),
-            Kind.DRAFTS: (first, group.world_size - 1),
-            Kind.VERDICTS: (last, 0),
+        behind = group.world_size - 1
+        targets = {
+            Kind.STATES: [group.rank_in_group + 1] if states and not last else [],
+            Kind.DRAFTS: [behind] if first else [],
+            Kind.VERDICTS: range(behind) if last else [],
         }
         self.receivers = {
             kind: Receiver(host, kind, patience) for kind, mine in receives.items() if mine
         }
-        targets = {kind: stage for kind, (mine, stage) in sends.items() if mine}
         self.senders = lay(self.receivers, targets, group.cpu_group)
 
 
 class RowSender:
-    """Sends int64 rows."""
+    """Sends int64 rows, to every stage that wants them."""
 
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
+    def __init__(self, senders: Sequence[Sender]) -> None:
+        self._senders = senders
 
     def send(self, rows: Sequence[int]) -> None:
         """Send one tick's message, in row order."""
-        self._sender.send([array("q", rows).tobytes()])
+        for sender in self._senders:
+            sender.send([array("q", rows).tobytes()])
 
 
 class RowReceiver:
@@ -83,7 +84,7 @@ class Handover:
     """
 
     def __init__(self, lines: Lines) -> None:
-        self._sender = lines.senders.get(Kind.STATES)
+        self._senders = lines.senders[Kind.STATES]
         self._receiver = lines.receivers.get(Kind.STATES)
 
     def send(self, tensors: Mapping[str, torch.Tensor]) -> list[Any]:
@@ -92,13 +93,13 @@ class Handover:
         Returns:
             No handles: there is nothing to wait for.
         """
-        assert self._sender is not None
+        (sender,) = self._senders
         form = {
             name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch."))
             for name, tensor in tensors.items()
         }
         payload = [memoryview(_bytes_of(tensor).numpy()) for tensor in tensors.values()]
-        self._sender.send([json.dumps(form).encode(), *payload])
+        sender.send([json.dumps(form).encode(), *payload])
         return []
 
     def receive(self) -> tuple[dict[str, torch.Tensor], list[Any], list[Callable[[], None]]]:

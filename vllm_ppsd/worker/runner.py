@@ -8,9 +8,11 @@ from typing import Any
 from vllm.distributed.parallel_state import get_pp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.protocol import StaleBook
 from vllm_ppsd.worker.messages import Lines
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
+from vllm_ppsd.worker.skipping import SkippingStage
 from vllm_ppsd.worker.stage import Stage
 
 
@@ -27,7 +29,7 @@ class PPSDRunnerMixin:
         elif group.is_last_rank:
             self.ppsd_stage = ScorerStage(self, config, lines)
         else:
-            self.ppsd_stage = Stage(self)
+            self.ppsd_stage = SkippingStage(self, config, lines, StaleBook())
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What a pipeline stage does besides plain decoding: the interface and the middle.
+"""What a pipeline stage does besides plain decoding: the interface.
 
 A stage object belongs to one model runner. Runner and worker call it at the points
 below; everything else is vLLM's plain decoding.
@@ -19,7 +19,7 @@ _UNKNOWN = 0
 
 
 class Stage:
-    """A middle stage: knows no drafts. The first and last stage subclass it.
+    """What every stage does. First, middle and last stage subclass it.
 
     Attributes:
         runner: the model runner that this stage belongs to.

@@ -8,7 +8,7 @@ takes seven trips.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -82,13 +82,13 @@ class Sender:
 
 
 def lay(
-    receives: Mapping[Kind, Receiver], sends: Mapping[Kind, int], group: Any
-) -> dict[Kind, Sender]:
+    receives: Mapping[Kind, Receiver], sends: Mapping[Kind, Iterable[int]], group: Any
+) -> dict[Kind, list[Sender]]:
     """Tell all stages of a pipeline where to send to; every stage must call it.
 
     Args:
         receives: what this stage receives.
-        sends: what it sends, and the place of the receiving stage in the pipeline.
+        sends: what it sends, and the places of the receiving stages in the pipeline.
         group: the pipeline's CPU process group.
 
     Returns:
@@ -97,4 +97,6 @@ def lay(
     mine = {kind: receiver.address for kind, receiver in receives.items()}
     theirs: list[dict[Kind, str]] = [{}] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(theirs, mine, group=group)
-    return {kind: Sender(theirs[stage][kind]) for kind, stage in sends.items()}
+    return {
+        kind: [Sender(theirs[stage][kind]) for stage in stages] for kind, stages in sends.items()
+    }

@@ -1,0 +1,108 @@
+"""The formulas against the simulator, and both against what can be said without them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ppsd.planning import model
+from vllm_ppsd.planning.simulate import Simulation
+from vllm_ppsd.planning.times import Parts, Profile
+from vllm_ppsd.speedup import ideal_speedup
+
+
+def profile(
+    head: float = 2.0,
+    hand_over: float = 0.3,
+    verdict: float = 0.2,
+    control: float = 1.0,
+    contention: float = 1.0,
+    **by_lanes: float,
+) -> Profile:
+    parts = Parts(layer=1.0, head=head, lm_head=3.0, sampler=0.5)
+    slope = by_lanes.get("slope", 0.0)
+    many = Parts(**{name: value * (1 + 63 * slope) for name, value in parts})
+    return Profile(
+        model="made up",
+        hardware="none",
+        num_layers=30,
+        by_lanes={1: parts, 64: many},
+        hand_over=hand_over,
+        verdict=verdict,
+        control=control,
+        contention=contention,
+    )
+
+
+FREE = Profile(
+    model="equal stages",
+    hardware="none",
+    num_layers=24,
+    by_lanes={1: Parts(layer=1.0, head=0.0, lm_head=0.0, sampler=0.0)},
+    hand_over=0.0,
+    verdict=0.0,
+    control=0.0,
+)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4, 8])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
+def test_equal_stages_that_cost_nothing_else_reach_the_ideal(stages: int, alpha: float):
+    partition = [24 // stages] * stages
+    plain = model.plain_pipeline(FREE, partition)
+    ours = model.ppsd(FREE, partition, alpha, stages - 1)
+    assert plain.ms_per_token == pytest.approx(24)
+    assert plain.idle == pytest.approx([1 - 1 / stages] * stages)
+    assert plain.ms_per_token / ours.ms_per_token == pytest.approx(ideal_speedup(stages, alpha))
+
+
+@pytest.mark.parametrize("partition", [(17, 13), (20, 10), (12, 18), (10, 10, 10), (8, 8, 8, 6)])
+@pytest.mark.parametrize(
+    "times",
+    [
+        {},
+        {"head": 8.0},
+        {"hand_over": 5.0, "verdict": 5.0, "control": 6.0},
+        {"contention": 1.1},
+    ],
+)
+@pytest.mark.parametrize("alpha", [1.0, 0.7, 0.0])
+def test_one_request_takes_what_the_simulator_takes(
+    partition: tuple[int, ...], times: dict[str, float], alpha: float
+):
+    made = profile(**times)
+    drafts = len(partition) - 1
+    expected = model.ppsd(made, partition, alpha, drafts)
+    played = Simulation(made, partition, alpha, drafts, tokens=1500).run()
+    assert expected.ms_per_token == pytest.approx(played.ms_per_token(), rel=0.04)
+
+
+@pytest.mark.parametrize("requests", [1, 2, 4, 8])
+@pytest.mark.parametrize("partition", [(17, 13), (10, 10, 10)])
+def test_plain_decoding_takes_what_the_simulator_takes(requests: int, partition: tuple[int, ...]):
+    made = profile(slope=0.05)
+    expected = model.plain_pipeline(made, partition, requests)
+    played = Simulation(made, partition, 0.0, 0, requests, tokens=200).run()
+    per_token = played.ms_per_token() * requests
+    assert expected.ms_per_token == pytest.approx(per_token, rel=0.06)
+
+
+def test_drafts_in_flight_beyond_the_stages_fill_a_slow_link():
+    slow = profile().over_link(20.0)
+    taken = [model.ppsd(slow, (17, 13), 0.9, drafts).ms_per_token for drafts in (1, 2, 3, 4)]
+    assert taken == sorted(taken, reverse=True)
+    played = [Simulation(slow, (17, 13), 0.9, k, tokens=800).run() for k in (1, 4)]
+    assert played[1].ms_per_token() < 0.7 * played[0].ms_per_token()
+
+
+def test_a_slow_link_ruins_tensor_parallelism_first():
+    slow = profile().over_link(2.0)
+    base = model.plain_pipeline(slow, (17, 13)).ms_per_token
+    assert model.tensor_parallel(slow, 2).ms_per_token > 2 * base
+    assert model.ppsd(slow, (17, 13), 0.8, 2).ms_per_token < base
+
+
+def test_drafting_without_the_overlap_gains_less():
+    drafted = min(
+        model.draft_then_verify(profile(), (17, 13), 0.8, k).ms_per_token for k in range(1, 6)
+    )
+    assert model.ppsd(profile(), (17, 13), 0.8, 1).ms_per_token < drafted

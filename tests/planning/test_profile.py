@@ -1,0 +1,49 @@
+"""A profile derived from traces of the simulator is the one that was simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from planning.test_cost_model import profile
+
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.planning.profile import derive
+from vllm_ppsd.planning.simulate import Simulation
+from vllm_ppsd.planning.times import read_profile
+
+
+def test_the_times_that_were_simulated_are_found_again():
+    wanted = profile(contention=1.2, slope=0.05)
+    partition = (17, 13)
+    plain = {n: Simulation(wanted, partition, 0.0, 0, n, tokens=60).run() for n in (1, 4)}
+    drafting = {n: Simulation(wanted, partition, 0.5, 1, n, tokens=60).run() for n in (1, 4)}
+    # Plain decoding of four requests runs two of them in a step.
+    found = derive("m", "h", partition, {1: plain[1]}, {1: drafting[1]})
+    assert found.by_lanes[1].layer == pytest.approx(wanted.by_lanes[1].layer)
+    assert found.by_lanes[1].lm_head == pytest.approx(wanted.by_lanes[1].lm_head)
+    assert found.by_lanes[1].sampler == pytest.approx(wanted.by_lanes[1].sampler)
+    assert found.by_lanes[1].head == pytest.approx(1.2 * wanted.by_lanes[1].head)
+    assert found.hand_over == pytest.approx(wanted.hand_over)
+    assert found.control == pytest.approx(wanted.control)
+    assert found.contention == pytest.approx(1.2)
+    with pytest.raises(PPSDConfigError, match="no step of 4 lanes was seen"):
+        derive("m", "h", partition, {1: plain[1], 4: plain[4]}, drafting)
+
+
+def test_lanes_between_are_on_a_straight_line():
+    made = profile(slope=0.1)
+    assert made.at(1).layer == 1
+    assert made.at(11).layer == pytest.approx(2)
+    assert made.at(128).layer == pytest.approx(1 + 12.7)
+
+
+def test_what_is_no_profile_is_refused(tmp_path: Path):
+    path = tmp_path / "profile.json"
+    with pytest.raises(PPSDConfigError, match="cannot read the profile"):
+        read_profile(path)
+    path.write_text('{"model": "m"}')
+    with pytest.raises(PPSDConfigError, match="is no profile"):
+        read_profile(path)
+    path.write_text(profile().model_dump_json())
+    assert read_profile(path) == profile()

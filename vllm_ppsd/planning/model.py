@@ -1,0 +1,155 @@
+"""The cost model: from the times of the parts to tokens per second and idle stages.
+
+The formulas are for one decoding request unless said; ``simulate`` plays the same
+protocol event by event, and ``tests/planning`` holds one against the other.
+
+Notation: n stages, stage i takes s_i for its layers (the last: with LM head and
+sampler); stage 0 takes h more for the exit head, behind the hand-over; alpha is the
+acceptance rate, K the drafts in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_ppsd.planning.times import Parts, Profile
+from vllm_ppsd.speedup import tokens_per_round
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a way of decoding is expected to do.
+
+    Attributes:
+        ms_per_token: of one request.
+        tokens_per_second: of all requests together.
+        verified: per stage, the share of time spent on lanes that count.
+        stale: per stage, the share spent on lanes that do not.
+    """
+
+    ms_per_token: float
+    tokens_per_second: float
+    verified: tuple[float, ...]
+    stale: tuple[float, ...]
+
+    @property
+    def idle(self) -> tuple[float, ...]:
+        """Per stage, the share of time without work."""
+        return tuple(1 - v - s for v, s in zip(self.verified, self.stale, strict=True))
+
+
+def stage_times(partition: Sequence[int], parts: Parts) -> list[float]:
+    """Return s_0 … s_{n-1} in ms, without the exit head."""
+    times = [layers * parts.layer for layers in partition]
+    times[-1] += parts.lm_head + parts.sampler
+    return times
+
+
+def plain_pipeline(profile: Profile, partition: Sequence[int], requests: int = 1) -> Expected:
+    """Plain pipeline decoding.
+
+    A token takes sum(s_i), n - 1 hand-overs and the way through the scheduler. With more
+    requests than stages, they are dealt over the stages and the slowest stage sets the pace.
+    """
+    stages = len(partition)
+    lanes = max(1.0, requests / stages)
+    times = stage_times(partition, profile.at(lanes))
+    trip = sum(times) + (stages - 1) * profile.hand_over + profile.control
+    groups = min(requests, stages)
+    cycle = max(trip, groups * max(times) * (profile.contention if groups > 1 else 1))
+    return Expected(
+        cycle,
+        1000 * requests / cycle,
+        verified=tuple(groups * time / cycle for time in times),
+        stale=(0.0,) * stages,
+    )
+
+
+def ppsd(
+    profile: Profile, partition: Sequence[int], alpha: float, drafts: int, requests: int = 1
+) -> Expected:
+    """PPSD: a hit costs a tick; a miss costs the way through all stages and what is in it.
+
+    One request (ticks that are sent ahead hide the scheduler's time on a hit):
+
+    - P = max(s_0 + h, s_1, …, s_{n-1}, L / (K + 1)) is the period of ticks; L = sum(s_i)
+      + hand-overs + verdict is when the verdict on a tick is in, and at most K + 1 ticks
+      may be unverified.
+    - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
+      hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
+      the token re-enters.
+    - Of the ticks that follow a miss, J = min(K, floor(L / P)) have begun before the
+      verdict; stage 0 and the middle stages run them, the last one skips them. Stage 0
+      does not draft behind a tick whose layers end after the verdict.
+
+    Several requests that all draft share every tick and have nothing sent ahead: a hit
+    costs a tick, a miss n of them.
+    """
+    stages = len(partition)
+    if not drafts:
+        return plain_pipeline(profile, partition, requests)
+    parts = profile.at(requests)
+    times = [time * profile.contention for time in stage_times(partition, parts)]
+    head = parts.head * profile.contention
+    hand_overs = (stages - 1) * profile.hand_over
+    loop = sum(times) + hand_overs + profile.verdict
+    period = max(times[0] + head, *times[1:], loop / (drafts + 1))
+    begun = min(drafts, int(loop / period))
+    if requests == 1:
+        trip = sum(times) + hand_overs + profile.control
+        layers_end = begun * period + times[0]
+        rest = max(0.0, layers_end + (head if layers_end < loop else 0.0) - trip)
+        per_token = alpha * period + (1 - alpha) * (trip + rest)
+    else:
+        per_token = period * (alpha + stages * (1 - alpha))
+    busy = [times[0] + head, *times[1:]]
+    stale = [(1 - alpha) * begun * time for time in busy[:-1]] + [0.0]
+    return Expected(
+        per_token,
+        1000 * requests / per_token,
+        verified=tuple(min(1.0, time / per_token) for time in busy),
+        stale=tuple(
+            min(s, per_token - b) / per_token if s else 0.0
+            for s, b in zip(stale, busy, strict=True)
+        ),
+    )
+
+
+def draft_then_verify(
+    profile: Profile, partition: Sequence[int], alpha: float, drafts: int
+) -> Expected:
+    """The same head without the overlap: K drafts on stage 0, then one pass over K + 1 tokens.
+
+    (Early-exit self-speculation as in LayerSkip, arXiv 2404.16710, spread over stages.)
+    """
+    stages = len(partition)
+    one, all_tokens = profile.at(1), profile.at(drafts + 1)
+    drafting = drafts * (partition[0] * one.layer + one.head)
+    times = stage_times(partition, all_tokens)
+    whole = drafting + sum(times) + (stages - 1) * profile.hand_over + profile.control
+    tokens = tokens_per_round(drafts, alpha)
+    per_token = whole / tokens
+    return Expected(
+        per_token,
+        1000 / per_token,
+        verified=((drafting + times[0]) / whole, *(time / whole for time in times[1:])),
+        stale=(0.0,) * stages,
+    )
+
+
+def tensor_parallel(profile: Profile, devices: int, requests: int = 1) -> Expected:
+    """Every layer split over all devices, with two all-reduces a layer.
+
+    An all-reduce is taken to cost one hand-over; weights are split perfectly.
+    """
+    parts = profile.at(requests)
+    layers = profile.num_layers
+    work = (layers * parts.layer + parts.lm_head) / devices + parts.sampler
+    whole = work + 2 * layers * profile.hand_over + profile.control
+    return Expected(
+        whole,
+        1000 * requests / whole,
+        verified=(work / whole,) * devices,
+        stale=(0.0,) * devices,
+    )

@@ -1,0 +1,146 @@
+"""``vllm-ppsd profile``: measure the times that the cost model needs, from traces."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vllm_ppsd.config.cpu_binding import bound
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.planning.hardware import hardware
+from vllm_ppsd.planning.times import Parts, Profile
+from vllm_ppsd.trace.run import record
+from vllm_ppsd.trace.spans import Span, Trace, What
+
+PROMPT = list(range(100, 108))
+"""Short, so that many requests end their prompts in one tick and stay together."""
+
+TOKENS = 48
+
+
+def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
+    """Measure a model on this machine, with its exit head at two pipeline stages.
+
+    Args:
+        model: the target.
+        head: its exit head, None for the one that ships.
+        lanes: numbers of requests in a step; 1 must be among them.
+
+    Raises:
+        PPSDConfigError: ``lanes`` lacks 1, or no head fits.
+    """
+    if 1 not in lanes or min(lanes) < 1:
+        raise PPSDConfigError(f"--lanes {sorted(lanes)}: 1 must be the smallest of them")
+    found = find(head, model)
+    layers = found.config.target.num_hidden_layers
+    partition = (found.config.exit_layer, layers - found.config.exit_layer)
+    plain, drafting = (
+        _traces(model, partition, {"model": str(found.path)} | options, lanes)
+        for options in ({"num_speculative_tokens": 0}, {"load_adaptive": False})
+    )
+    return derive(model, hardware(), partition, plain, drafting)
+
+
+def derive(
+    model: str,
+    machine: str,
+    partition: Sequence[int],
+    plain: Mapping[int, Trace],
+    drafting: Mapping[int, Trace],
+) -> Profile:
+    """Return the profile that traces of both ways of decoding show; medians throughout.
+
+    Args:
+        model: its name.
+        machine: its name.
+        partition: decoder layers per stage.
+        plain: by number of requests, a trace of plain pipeline decoding.
+        drafting: the same with PPSD.
+    """
+    last = len(partition) - 1
+    by_lanes = {}
+    for lanes, trace in plain.items():
+        whole = sum(_median(trace, stage, What.LAYERS, lanes) for stage in range(last + 1))
+        by_lanes[lanes] = Parts(
+            layer=whole / sum(partition),
+            head=_median(drafting[lanes], 0, What.DRAFT, lanes),
+            lm_head=_median(trace, last, What.LM_HEAD, lanes),
+            sampler=_median(trace, last, What.SAMPLE, lanes),
+        )
+    alone = plain[1]
+    slowed = [
+        _median(drafting[1], stage, What.LAYERS, 1) / _median(alone, stage, What.LAYERS, 1)
+        for stage in range(last + 1)
+    ]
+    return Profile(
+        model=model,
+        hardware=machine,
+        num_layers=sum(partition),
+        by_lanes=by_lanes,
+        hand_over=_between(alone, (0, What.LAYERS), (1, What.LAYERS), behind=0),
+        verdict=_verdict(drafting[1], last),
+        control=_between(alone, (last, What.SAMPLE), (0, What.LAYERS), behind=1),
+        contention=max(1.0, statistics.mean(slowed)),
+    )
+
+
+def _median(trace: Trace, stage: int, what: What, lanes: int) -> float:
+    found = trace.durations(stage, what, lanes)
+    if not found:
+        raise PPSDConfigError(
+            f"no step of {lanes} lanes was seen on stage {stage} ({what}); leave {lanes} out of "
+            "--lanes"
+        )
+    return statistics.median(found)
+
+
+def _between(trace: Trace, first: tuple[int, What], second: tuple[int, What], behind: int) -> float:
+    """Median time from the end of one span of a tick to the start of one ``behind`` ticks later."""
+    ends = {s.tick: s.end for s in _of(trace, *first)}
+    waits = [
+        s.start - ends[s.tick - behind] for s in _of(trace, *second) if s.tick - behind in ends
+    ]
+    return max(0.0, statistics.median(waits))
+
+
+def _verdict(trace: Trace, last: int) -> float:
+    """Median time from the end of sampling until stage 0, held for it, goes on."""
+    ends = sorted(s.end for s in _of(trace, last, What.SAMPLE))
+    waits = []
+    for hold in _of(trace, 0, What.HOLD):
+        before = [end for end in ends if hold.start < end <= hold.end]
+        if before:
+            waits.append(hold.end - before[-1])
+    return statistics.median(waits) if waits else 0.0
+
+
+def _of(trace: Trace, stage: int, what: What) -> Iterable[Span]:
+    wanted = set(trace.decoding)
+    return [s for s in trace.spans if s.stage == stage and s.what == what and s.tick in wanted]
+
+
+def _traces(
+    model: str, partition: Sequence[int], speculation: dict[str, Any], lanes: Sequence[int]
+) -> dict[int, Trace]:
+    from vllm import LLM, SamplingParams
+
+    with bound(stages=len(partition), partition=partition):
+        llm = LLM(
+            model,
+            pipeline_parallel_size=len(partition),
+            speculative_config={"method": "ppsd"} | speculation,
+            max_model_len=256,
+            max_num_batched_tokens=max(256, len(PROMPT) * max(lanes)),
+            max_num_seqs=max(lanes),
+            enable_prefix_caching=False,
+            seed=0,
+        )
+    sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
+    try:
+        asked: Any = {n: [{"prompt_token_ids": PROMPT}] * n for n in lanes}
+        llm.generate(asked[1], sampling, use_tqdm=False)
+        return {n: record(llm, prompts, sampling) for n, prompts in asked.items()}
+    finally:
+        llm.llm_engine.engine_core.shutdown()

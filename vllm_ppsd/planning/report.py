@@ -1,0 +1,213 @@
+"""What ``vllm-ppsd profile`` and ``vllm-ppsd plan`` print and draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.layout import ModelShape
+from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
+from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.planning.model import Expected, draft_then_verify, tensor_parallel
+from vllm_ppsd.planning.plan import Plan, best_plain, between, plans
+from vllm_ppsd.planning.times import Profile, assumed_profile, read_profile
+
+SHOWN = 8
+"""Layouts in the table."""
+
+STAGES_DRAWN = (2, 3, 4, 8)
+
+ASSUMED_ACCEPTANCE = {0.25: 0.47, 0.6: 0.75, 0.667: 0.78, 0.9: 0.95}
+"""Acceptance rate by the exit's share of the layers, where none was measured: a published
+re-measurement on Qwen3.5-4B at a quarter of the depth, the demo model's heads (docs/heads.md)
+at 0.6 and 0.667, and a guess towards the end."""
+
+ASSUMED_DRAFT_VOCABULARY = 4
+"""The draft vocabulary of an assumed head, as the vocabulary's share: one in so many."""
+
+
+def print_profile(profile: Profile) -> None:
+    """Print a profile as a table."""
+    table = Table(
+        "lanes", "layer", "exit head", "LM head", "sampler", title="ms by lanes of a step"
+    )
+    for lanes, parts in sorted(profile.by_lanes.items()):
+        table.add_row(str(lanes), *(f"{value:.2f}" for _, value in parts))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"hand-over {profile.hand_over:.2f} ms, verdict {profile.verdict:.2f} ms, result to next "
+        f"step {profile.control:.2f} ms; with all stages busy a stage takes "
+        f"{profile.contention:.2f} times as long"
+    )
+
+
+def plan(
+    model: str,
+    head: str | None,
+    *,
+    stages: int,
+    profile: Path | None,
+    acceptance: Mapping[int, float] | None,
+    requests: int,
+    delay: float,
+    picture: Path | None,
+) -> int:
+    """Print the ranked layouts, what they rest on, and the command of the best one.
+
+    Raises:
+        PPSDConfigError: the profile is of another model, or the model cannot be split so.
+    """
+    shape, made = _shape_and_head(model, head)
+    times = read_profile(profile) if profile else assumed_profile(model, shape, made)
+    if times.num_layers != shape.num_layers:
+        raise PPSDConfigError(
+            f"{profile} is of a model with {times.num_layers} layers, but {model} has "
+            f"{shape.num_layers}"
+        )
+    assumptions = list(times.assumed)
+    if acceptance is None:
+        acceptance = {
+            layer: _between_shares(layer / shape.num_layers) for layer in range(1, shape.num_layers)
+        }
+        assumptions.append(
+            "acceptance rates, by depth: "
+            + ", ".join(f"{a:.2f} at {s:.0%}" for s, a in ASSUMED_ACCEPTANCE.items())
+            + " of the layers"
+        )
+    rates = between(acceptance)
+    linked = times.over_link(delay)
+    ranked = plans(linked, stages, rates, requests)
+    console = Console()
+    console.print(_table(ranked, linked, requests))
+    console.print(_others(ranked[0], linked, requests))
+    for assumption in assumptions:
+        console.print(f"assumed, not measured: {assumption}")
+    console.print("\n" + ranked[0].command(model, head), soft_wrap=True)
+    if picture is not None:
+        _draw(linked, rates, requests, picture)
+        console.print(str(picture))
+    return 0
+
+
+def _shape_and_head(model: str, head: str | None) -> tuple[ModelShape, ExitHeadConfig]:
+    from vllm.engine.arg_utils import EngineArgs
+
+    from vllm_ppsd.config.entry import model_shape
+
+    config = EngineArgs(model).create_model_config()
+    shape = model_shape(config)
+    if head is not None:
+        return shape, find(head, model).config
+    target = Target(
+        architecture=config.architecture,
+        num_hidden_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        vocab_size=shape.vocab_size,
+        fingerprint="sha256:" + "0" * 64,
+    )
+    return shape, ExitHeadConfig(
+        head_type="transformer",
+        exit_layer=1,
+        num_layers=1,
+        output_map=True,
+        draft_vocab_size=max(1, shape.vocab_size // ASSUMED_DRAFT_VOCABULARY),
+        target=target,
+    )
+
+
+def _between_shares(share: float) -> float:
+    """Acceptance at a share of the depth, on straight lines between the assumed points."""
+    points = [(0.0, 0.0), *ASSUMED_ACCEPTANCE.items(), (1.0, 1.0)]
+    for (low, before), (high, after) in pairwise(points):
+        if share <= high:
+            return before + (share - low) / (high - low) * (after - before)
+    return 1.0
+
+
+def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
+    made = Table(
+        "exit layer",
+        "layers per stage",
+        "drafts in flight",
+        "acceptance",
+        "ms per token",
+        "tokens/s",
+        "speedup",
+        "idle per stage",
+        title=f"{requests} request(s), speedup over plain decoding in its own best layout",
+    )
+    for one in ranked[:SHOWN]:
+        made.add_row(
+            str(one.exit_layer),
+            "+".join(map(str, one.partition)),
+            str(one.drafts),
+            f"{one.alpha:.2f}",
+            *_figures(one.expected),
+            f"{one.speedup:.2f}",
+            _idle(one.expected),
+        )
+    base = best_plain(profile, len(ranked[0].partition), requests)
+    made.add_row("", "plain pipeline", "", "", *_figures(base), "1.00", _idle(base))
+    return made
+
+
+def _others(best: Plan, profile: Profile, requests: int) -> str:
+    """The ways that PPSD is weighed against, at the best layout's acceptance rate."""
+    base = best_plain(profile, len(best.partition), requests).ms_per_token
+    parallel = tensor_parallel(profile, len(best.partition), requests).ms_per_token
+    drafted = min(
+        draft_then_verify(profile, best.partition, best.alpha, drafts).ms_per_token
+        for drafts in range(1, 9)
+    )
+    alone = f"; draft, then verify {base / drafted:.2f}" if requests == 1 else ""
+    return (
+        f"for comparison: tensor parallel over {len(best.partition)} devices {base / parallel:.2f}"
+        f"{alone}"
+    )
+
+
+def _figures(expected: Expected) -> list[str]:
+    return [f"{expected.ms_per_token:.1f}", f"{expected.tokens_per_second:.1f}"]
+
+
+def _idle(expected: Expected) -> str:
+    return " ".join(f"{share:.0%}" for share in expected.idle)
+
+
+def _draw(profile: Profile, rates: Mapping[int, float], requests: int, picture: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for stages in STAGES_DRAWN:
+        if stages > profile.num_layers:
+            continue
+        found = sorted(plans(profile, stages, rates, requests), key=lambda one: one.exit_layer)
+        axes.plot(
+            [one.exit_layer for one in found],
+            [one.speedup for one in found],
+            ".-",
+            label=f"{stages} stages",
+        )
+    right: Any = axes.twinx()
+    right.plot(list(rates), list(rates.values()), ":", color="0.5")
+    right.set_ylabel("acceptance rate (dotted)")
+    right.set_ylim(0, 1)
+    axes.axhline(1, color="0.7", linewidth=0.8)
+    axes.set_xlabel("exit layer")
+    axes.set_ylabel("expected speedup over plain pipeline decoding")
+    axes.set_title(f"{Path(profile.model).name}, {requests} request(s)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(picture, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,306 @@
+"""A discrete-event simulator of the protocol: its own rules, made-up times and drafts.
+
+Scheduler, stage 0 and the last stage decide by the objects of ``vllm_ppsd.protocol``
+that decide in the engine; what is made up is how long everything takes and whether a
+draft is right. The result is a ``Trace``, as recorded from a real run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from vllm_ppsd.planning.times import Profile
+from vllm_ppsd.protocol import (
+    Decoding,
+    DraftBook,
+    FixedDepth,
+    Flight,
+    Lane,
+    RetirementBook,
+    StaleBook,
+    TickGate,
+    Verdict,
+    flush,
+    steps_in_flight,
+)
+from vllm_ppsd.trace.spans import Outcome, Span, StageRecord, Trace, TracedLane, What
+
+TRUE, FALSE = 1, 2
+"""The token that the target samples everywhere, and the one that a wrong draft is."""
+
+
+@dataclass
+class _Tick:
+    number: int
+    lanes: list[Lane]
+    drafts: dict[str, int] = field(default_factory=dict)
+    drafts_arrive: float = 0.0
+
+
+class _Ear:
+    """What a stage before the last hears of verdicts."""
+
+    def __init__(self, book: StaleBook, depth: int) -> None:
+        self.book, self.gate = book, TickGate(depth, book)
+        self.verdicts: deque[list[Verdict]] = deque()
+
+    def holds(self, tick: _Tick) -> bool:
+        """Whether a tick must wait for a verdict."""
+        return self.gate.due(tick.lanes) > len(self.verdicts)
+
+    def catch_up(self) -> None:
+        """Take in every verdict that is there."""
+        while self.gate.unjudged and self.verdicts:
+            self.gate.judge(self.verdicts.popleft())
+
+
+@dataclass
+class _Request:
+    flight: Flight = field(default_factory=lambda: Flight(0, 0, 0))
+    retired: int = 0
+
+
+class Simulation:
+    """Decodes ``tokens`` tokens for each of ``requests`` requests.
+
+    Args:
+        profile: how long everything takes.
+        partition: decoder layers per stage.
+        alpha: probability that a draft is right.
+        drafts: drafts of a request that may be in flight; 0 is plain decoding.
+        requests: how many decode side by side.
+        tokens: of each.
+        seed: of the drafts.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        partition: Sequence[int],
+        alpha: float,
+        drafts: int,
+        requests: int = 1,
+        tokens: int = 400,
+        seed: int = 0,
+    ) -> None:
+        self._profile, self._partition = profile, partition
+        self._alpha, self._depth, self._tokens = alpha, drafts, tokens
+        self._rng = random.Random(seed)
+        self._stages = len(partition)
+        self._requests = {f"r{i}": _Request() for i in range(requests)}
+        self._policy = FixedDepth(drafts)
+        self._size = max(self._stages, steps_in_flight(drafts))
+        self._drafts = DraftBook()
+        self._ears = [_Ear(self._drafts, drafts)]
+        self._ears += [_Ear(StaleBook(), drafts) for _ in range(self._stages - 2)]
+        self._retirement = RetirementBook()
+        self._queues: list[deque[_Tick]] = [deque() for _ in partition]
+        self._busy = [False] * self._stages
+        self._in_flight = 0
+        self._sent = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._now = 0.0
+        self._spans: list[Span] = []
+        self._outcomes: list[list[TracedLane]] = []
+
+    def run(self) -> Trace:
+        """Run to the end; return what every stage did."""
+        self._schedule()
+        while self._events:
+            self._now, _, action = heapq.heappop(self._events)
+            action()
+        return Trace(
+            StageRecord(
+                stage=stage,
+                spans=[span for span in self._spans if span.stage == stage],
+                ticks=self._outcomes,
+            )
+            for stage in range(self._stages)
+        )
+
+    # The scheduler ---------------------------------------------------------
+
+    def _schedule(self) -> None:
+        while self._in_flight < self._size:
+            decoding = [
+                Decoding(name, request.flight.unverified)
+                for name, request in self._requests.items()
+                if request.retired + request.flight.unverified < self._tokens
+            ]
+            entering = self._policy.admit(decoding).entering
+            if not self._depth:
+                entering = self._dealt(entering)
+            if not entering:
+                return
+            lanes = []
+            for name in sorted(entering):
+                request = self._requests[name]
+                flight = request.flight
+                drafted = flight.computed > request.retired
+                lanes.append(Lane(name, flight.computed, 1, drafted))
+                request.flight = replace(
+                    flight,
+                    computed=flight.computed + 1,
+                    unverified=flight.unverified + 1,
+                    in_flight=flight.in_flight + 1,
+                )
+            self._in_flight += 1
+            tick = _Tick(self._sent, lanes)
+            self._sent += 1
+            self._outcomes.append([TracedLane(lane.request_id, lane.position, 1) for lane in lanes])
+            self._after(self._profile.control / 2, partial(self._arrive, 0, tick))
+
+    def _dealt(self, entering: set[str]) -> set[str]:
+        """Plain decoding deals its requests over the stages evenly."""
+        share = -(-len(self._requests) // self._stages)
+        return set(sorted(entering)[:share])
+
+    def _result(self, tick: _Tick, sampled: dict[str, int]) -> None:
+        self._in_flight -= 1
+        for lane in tick.lanes:
+            request = self._requests[lane.request_id]
+            flight = request.flight
+            stale = flight.stale > 0
+            flight = replace(
+                flight, in_flight=flight.in_flight - 1, stale=flight.stale - 1 if stale else 0
+            )
+            if lane.request_id in sampled:
+                request.retired += 1
+                flight = replace(flight, unverified=flight.unverified - 1)
+                if self._depth and tick.drafts[lane.request_id] != TRUE and flight.unverified:
+                    flight = flush(flight)
+            request.flight = flight
+        self._schedule()
+
+    # The stages ------------------------------------------------------------
+
+    def _arrive(self, stage: int, tick: _Tick) -> None:
+        self._queues[stage].append(tick)
+        self._start(stage)
+
+    def _start(self, stage: int) -> None:
+        if self._busy[stage] or not self._queues[stage]:
+            return
+        if stage == self._stages - 1:
+            self._start_last()
+        elif not self._depth:
+            tick = self._queues[stage].popleft()
+            self._work(stage, tick, lambda: self._leave(stage, tick))
+        elif not self._ears[stage].holds(self._queues[stage][0]):
+            self._start_skipping(stage)
+
+    def _start_skipping(self, stage: int) -> None:
+        """A stage before the last, which runs no tick that it knows to be stale."""
+        tick, ear = self._queues[stage].popleft(), self._ears[stage]
+        ear.catch_up()
+        for lane in tick.lanes:
+            ear.book.arrive(lane)
+            if stage == 0:
+                self._drafts.enter(lane)
+        if not ear.gate.start(tick.lanes):
+            self._leave(stage, tick)
+        elif stage == 0:
+            self._work(0, tick, lambda: self._draft(tick))
+        else:
+            self._work(stage, tick, lambda: self._leave(stage, tick))
+
+    def _draft(self, tick: _Tick) -> None:
+        """The states are on their way; the head runs behind them."""
+        self._after(self._profile.hand_over, lambda: self._arrive(1, tick))
+        self._ears[0].catch_up()
+        if all(self._drafts.is_stale(lane) for lane in tick.lanes):
+            self._start(0)
+            return
+        took = self._profile.at(len(tick.lanes)).head * self._profile.contention
+        self._busy[0] = True
+        self._spans.append(Span(0, What.DRAFT, self._now, self._now + took, tick.number))
+        tick.drafts_arrive = self._now + took + self._profile.hand_over
+        for lane in tick.lanes:
+            right = self._rng.random() < self._alpha
+            tick.drafts[lane.request_id] = TRUE if right else FALSE
+            self._drafts.propose(lane.request_id, lane.end, tick.drafts[lane.request_id])
+
+        def done() -> None:
+            self._busy[0] = False
+            self._start(0)
+
+        self._after(took, done)
+
+    def _leave(self, stage: int, tick: _Tick) -> None:
+        self._after(self._profile.hand_over, lambda: self._arrive(stage + 1, tick))
+        self._start(stage)
+
+    def _start_last(self) -> None:
+        last = self._stages - 1
+        tick = self._queues[last].popleft()
+        if not any(self._retirement.counts(lane) for lane in tick.lanes):
+            self._judge(tick)
+            self._start(last)
+            return
+
+        def sampled() -> None:
+            # The drafts may still be on their way.
+            self._busy[last] = True
+            self._after(max(0.0, tick.drafts_arrive - self._now), judge)
+
+        def judge() -> None:
+            self._busy[last] = False
+            self._judge(tick)
+            self._start(last)
+
+        self._work(last, tick, sampled)
+
+    def _judge(self, tick: _Tick) -> None:
+        sampled: dict[str, int] = {}
+        verdicts = []
+        traced = self._outcomes[tick.number]
+        for row, lane in enumerate(tick.lanes):
+            outcome, verdict = Outcome.STALE, Verdict.NONE
+            if self._retirement.counts(lane):
+                sampled[lane.request_id] = TRUE
+                draft = tick.drafts.get(lane.request_id, -1)
+                hit = self._retirement.retire(lane, TRUE, draft)
+                verdict = Verdict.HIT if hit else Verdict.MISS
+                outcome = Outcome.RETIRED if draft < 0 else Outcome.HIT if hit else Outcome.MISS
+            verdicts.append(verdict)
+            traced[row] = traced[row]._replace(outcome=outcome)
+        if self._depth:
+            self._after(self._profile.verdict, lambda: self._hear(verdicts))
+        self._after(self._profile.control / 2, lambda: self._result(tick, sampled))
+
+    def _hear(self, verdicts: list[Verdict]) -> None:
+        for stage, ear in enumerate(self._ears):
+            ear.verdicts.append(verdicts)
+            self._start(stage)
+
+    # Time ------------------------------------------------------------------
+
+    def _work(self, stage: int, tick: _Tick, then: Callable[[], None]) -> None:
+        """The stage's layers run, and on the last stage LM head and sampler."""
+        parts = self._profile.at(len(tick.lanes))
+        work = [(What.LAYERS, self._partition[stage] * parts.layer)]
+        if stage == self._stages - 1:
+            work += [(What.LM_HEAD, parts.lm_head), (What.SAMPLE, parts.sampler)]
+        took = 0.0
+        for what, alone in work:
+            start = self._now + took
+            took += alone * (self._profile.contention if self._depth else 1)
+            self._spans.append(Span(stage, what, start, self._now + took, tick.number))
+        self._busy[stage] = True
+
+        def done() -> None:
+            self._busy[stage] = False
+            then()
+
+        self._after(took, done)
+
+    def _after(self, delay: float, action: Callable[[], None]) -> None:
+        # Events of the same moment happen in the order in which they were planned.
+        heapq.heappush(self._events, (self._now + delay, next(self._order), action))

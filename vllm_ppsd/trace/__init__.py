@@ -1,0 +1,1 @@
+"""What every stage did when: recorded in the workers, drawn for people."""

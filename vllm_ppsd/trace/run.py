@@ -1,0 +1,91 @@
+"""``vllm-ppsd trace``: one request by plain pipeline decoding and by PPSD, recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vllm_ppsd.config.cpu_binding import bound
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.trace.chrome import events
+from vllm_ppsd.trace.picture import draw
+from vllm_ppsd.trace.spans import Outcome, StageRecord, Trace
+from vllm_ppsd.training.shards import write_whole
+
+PLAIN, PPSD = "plain pipeline decoding", "PPSD"
+
+
+def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) -> int:
+    """Record both engines and write the trace, the picture and a table to ``output``.
+
+    Raises:
+        PPSDConfigError: no head fits the model, or too few tokens are asked for.
+    """
+    if tokens < 4:
+        raise PPSDConfigError(f"--tokens {tokens}: at least 4 are needed to see a pipeline at work")
+    found = find(head, model)
+    layers = found.config.target.num_hidden_layers
+    partition = [found.config.exit_layer, layers - found.config.exit_layer]
+    output.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    runs = {}
+    for name, options in ((PLAIN, {"num_speculative_tokens": 0}), (PPSD, {})):
+        console.print(f"{name}: starting the engine (a minute or two, most of it torch.compile) …")
+        speculation = {"method": "ppsd", "model": str(found.path)} | options
+        with bound(stages=2, partition=partition):
+            runs[name] = _record(model, speculation, prompt, tokens)
+    trace_file, picture = output / "trace.json", output / "timeline.png"
+    write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
+    draw(runs, picture)
+    console.print(table(runs))
+    console.print(f"{trace_file} (open in ui.perfetto.dev or chrome://tracing), {picture}")
+    return 0
+
+
+def table(runs: dict[str, Trace]) -> Table:
+    """Return how every stage of every run spent its time."""
+    made = Table("", "ms per token", "acceptance rate", "stage", "verified", "stale", "idle")
+    for name, trace in runs.items():
+        hits, misses = trace.count(Outcome.HIT), trace.count(Outcome.MISS)
+        rate = f"{hits / (hits + misses):.2f}" if hits + misses else ""
+        for stage, share in enumerate(trace.shares()):
+            head = [name, f"{trace.ms_per_token():.1f}", rate] if stage == 0 else [""] * 3
+            made.add_row(*head, str(stage), *(f"{part:.2f}" for part in share))
+    return made
+
+
+def record(llm: Any, prompts: list[Any], sampling: Any) -> Trace:
+    """Generate with an engine that is otherwise idle, and return what its stages did."""
+    llm.collective_rpc("start_trace")
+    llm.generate(prompts, sampling, use_tqdm=False)
+    return Trace(map(StageRecord.model_validate_json, llm.collective_rpc("stop_trace")))
+
+
+def _record(model: str, speculation: dict[str, Any], prompt: str, tokens: int) -> Trace:
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model,
+        pipeline_parallel_size=2,
+        speculative_config=speculation,
+        max_model_len=1024,
+        max_num_batched_tokens=256,
+        max_num_seqs=4,
+        seed=0,
+        enable_prefix_caching=False,
+        kv_cache_memory_bytes=2**28,
+    )
+    try:
+        sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+        text = llm.get_tokenizer().apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+        llm.generate([text], sampling, use_tqdm=False)
+        return record(llm, [text], sampling)
+    finally:
+        llm.llm_engine.engine_core.shutdown()
