@@ -33,8 +33,8 @@ def test_a_slow_link_wants_more_drafts_in_flight():
 def test_a_deeper_exit_pays_where_it_accepts_more():
     made = profile()
     flat = plans(made, 2, dict.fromkeys(range(1, 29), 0.6))[0]
-    steep = plans(made, 2, {e: min(0.95, e / 30 + 0.2) for e in range(1, 29)})[0]
-    assert steep.exit_layer > flat.exit_layer
+    steep = plans(made, 2, {e: 0.4 if e < 19 else 0.95 for e in range(1, 29)})[0]
+    assert flat.exit_layer < 19 == steep.exit_layer
 
 
 @pytest.mark.parametrize(("stages", "rates"), [(1, {3: 0.5}), (25, {3: 0.5}), (4, {23: 0.9})])

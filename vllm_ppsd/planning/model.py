@@ -10,6 +10,7 @@ acceptance rate, K the drafts in flight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,10 +54,10 @@ def plain_pipeline(profile: Profile, partition: Sequence[int], requests: int = 1
     requests than stages, they are dealt over the stages and the slowest stage sets the pace.
     """
     stages = len(partition)
-    lanes = max(1.0, requests / stages)
+    lanes = math.ceil(requests / stages)
     times = stage_times(partition, profile.at(lanes))
     trip = sum(times) + (stages - 1) * profile.hand_over + profile.control
-    groups = min(requests, stages)
+    groups = math.ceil(requests / lanes)
     cycle = max(trip, groups * max(times) * (profile.contention if groups > 1 else 1))
     return Expected(
         cycle,
@@ -79,9 +80,10 @@ def ppsd(
     - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
       hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
       the token re-enters.
-    - Of the ticks that follow a miss, J = min(K, floor(L / P)) have begun before the
-      verdict; stage 0 and the middle stages run them, the last one skips them. Stage 0
-      does not draft behind a tick whose layers end after the verdict.
+    - Of the ticks that follow a miss, stage 0 has begun J = min(K, floor(L / P)) before
+      the verdict, and a stage in the middle those that have come to it by then; the last
+      one skips them. Stage 0 does not draft behind a tick whose layers end after the
+      verdict.
 
     Several requests that all draft share every tick and have nothing sent ahead: a hit
     costs a tick, a miss n of them.
@@ -104,7 +106,11 @@ def ppsd(
     else:
         per_token = period * (alpha + stages * (1 - alpha))
     busy = [times[0] + head, *times[1:]]
-    stale = [(1 - alpha) * begun * time for time in busy[:-1]] + [0.0]
+    came = [sum(times[:i]) + i * profile.hand_over for i in range(stages - 1)]
+    stale = [
+        (1 - alpha) * min(drafts, int(max(0.0, loop - at) / period)) * time
+        for at, time in zip(came, busy, strict=False)
+    ] + [0.0]
     return Expected(
         per_token,
         1000 * requests / per_token,
