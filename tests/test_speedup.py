@@ -7,22 +7,9 @@ import pytest
 from vllm_ppsd.speedup import (
     best_one_device_speedup,
     draft_threshold,
-    ideal_speedup,
     one_device_speedup,
-    pipeline_speedup,
     tokens_per_round,
 )
-
-
-def test_equal_stages_and_a_free_head_are_ideal():
-    for alpha in (0.0, 0.3, 0.7, 1.0):
-        assert pipeline_speedup([10, 10], 0, alpha) == pytest.approx(ideal_speedup(2, alpha))
-        assert pipeline_speedup([5] * 4, 0, alpha) == pytest.approx(ideal_speedup(4, alpha))
-
-
-def test_the_slowest_stage_sets_the_tick():
-    assert pipeline_speedup([10, 10], 5, 1.0) == pytest.approx(20 / 15)
-    assert pipeline_speedup([8, 12], 4, 1.0) == pytest.approx(20 / 12)
 
 
 def test_a_round_delivers_one_token_more_than_its_hits():

@@ -7,28 +7,12 @@ one does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vllm_ppsd.protocol.acceptance import PRIOR
 
 
 def ideal_speedup(stages: int, alpha: float) -> float:
     """Return n / (alpha + n(1 - alpha)): PPSD over a plain pipeline of n equal stages."""
     return stages / (alpha + stages * (1 - alpha))
-
-
-def pipeline_speedup(stages: Sequence[float], head: float, alpha: float) -> float:
-    """Return PPSD's speedup over the plain pipeline for stages of unequal cost.
-
-    A hit costs one tick, which the slowest stage sets; a miss costs one tick a stage.
-
-    Args:
-        stages: cost of each stage without the exit head; the last with the LM head.
-        head: cost of the exit head, on stage 0.
-        alpha: acceptance rate.
-    """
-    tick = max(stages[0] + head, *stages[1:])
-    return sum(stages) / (tick * (alpha + len(stages) * (1 - alpha)))
 
 
 def tokens_per_round(drafts: int, alpha: float) -> float:

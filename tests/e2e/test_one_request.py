@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support import engine as e
 
+from vllm_ppsd.trace.run import record
+from vllm_ppsd.trace.spans import Outcome
+
 pytestmark = pytest.mark.e2e
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
@@ -47,3 +50,23 @@ def test_output_is_bit_identical(tiny_llama: Path, stages: int):
     with e.engine(tiny_llama, stages=stages, ppsd={}) as llm:
         assert run(llm, variants) == expected
         e.assert_drafted(llm)
+        check_trace(llm, stages)
+        assert e.generate(llm, PROMPTS[0], VARIANTS["greedy"]) == expected["greedy"][0]
+
+
+def check_trace(llm, stages: int) -> None:
+    """A trace counts the drafts that vLLM's metrics count, and accounts for all time."""
+    _, hits, misses = e.counts(llm)
+    prompt = {"prompt_token_ids": PROMPTS[0]}
+    trace = record(llm, [prompt], VARIANTS["greedy"])
+    _, hits_after, misses_after = e.counts(llm)
+    first = trace.ticks[0][0]
+    assert (first.position, first.length) == (0, len(PROMPTS[0]))
+    seen = [lane.outcome for lanes in trace.ticks for lane in lanes]
+    assert seen.count(Outcome.HIT) == hits_after - hits
+    assert seen.count(Outcome.MISS) == misses_after - misses > 0
+    assert seen.count(Outcome.STALE) > 0
+    assert trace.stages == stages
+    for share in trace.shares():
+        assert sum(share) == pytest.approx(1)
+        assert min(share) >= 0

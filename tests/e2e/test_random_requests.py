@@ -53,6 +53,20 @@ def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path)
         assert e.prefix_cache_hits(llm) > 0
 
 
+def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Path):
+    mixes = [random_mix(seed, SIZE, one_device=True) for seed in SEEDS]
+    expected: dict[str, Got] = {}
+    with e.engine(tiny_llama, stages=1, ppsd=e.PLAIN, **OPTIONS, **PRIORITIES) as plain:
+        for mix in mixes:
+            expected |= drive(plain, stay(mix))
+    drafting = {"num_speculative_tokens": 3, "draft_threshold": 0.0}
+    with e.engine(tiny_llama, stages=1, ppsd=drafting, **OPTIONS, **PRIORITIES) as llm:
+        for mix in mixes:
+            check(mix, drive(llm, mix), expected)
+        e.assert_drafted(llm)
+        assert e.preemptions(llm) > 0
+
+
 def plain_runs(plain) -> tuple[list[list[Asked]], dict[str, Got]]:
     """Return the mixes, the later of which continue answers to the first, and what is expected."""
     first = random_mix(0, SIZE)

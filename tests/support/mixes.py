@@ -44,16 +44,20 @@ class Got:
     finished: bool
 
 
-def random_mix(seed: int, size: int, heads: Sequence[Sequence[int]] = ()) -> list[Asked]:
+def random_mix(
+    seed: int, size: int, heads: Sequence[Sequence[int]] = (), one_device: bool = False
+) -> list[Asked]:
     """Return ``size`` requests of every kind, arriving over a while.
 
     Args:
         seed: of everything that is random.
         size: number of requests.
         heads: sequences which some of the prompts begin with.
+        one_device: only what vLLM's rejection sampler takes, and greedy: what it samples
+            is plain decoding's in distribution alone.
     """
     rng = random.Random(seed)
-    return [_asked(rng, f"{seed}-{number}", heads) for number in range(size)]
+    return [_asked(rng, f"{seed}-{number}", heads, one_device) for number in range(size)]
 
 
 def drive(llm: Any, mix: Sequence[Asked]) -> dict[str, Got]:
@@ -93,27 +97,29 @@ def drive(llm: Any, mix: Sequence[Asked]) -> dict[str, Got]:
     }
 
 
-def _asked(rng: random.Random, name: str, heads: Sequence[Sequence[int]]) -> Asked:
+def _asked(
+    rng: random.Random, name: str, heads: Sequence[Sequence[int]], one_device: bool
+) -> Asked:
     head = list(rng.choice(heads)) if heads and rng.random() < 0.6 else []
     prompt = head[:200] + rng.choices(VOCABULARY, k=rng.choice([1, 2, 5, 30, 31, 40]))
     return Asked(
         name=name,
         prompt=tuple(prompt),
-        sampling=_sampling(rng),
+        sampling=_sampling(rng, one_device),
         arrives=rng.randrange(60),
         leaves=rng.randrange(8) if rng.random() < 0.15 else None,
         priority=rng.randrange(3),
     )
 
 
-def _sampling(rng: random.Random) -> SamplingParams:
+def _sampling(rng: random.Random, one_device: bool) -> SamplingParams:
     options: dict[str, Any] = {
         "max_tokens": rng.choice([1, 2, 3, 4, 12, 30]),
         "ignore_eos": rng.random() < 0.5,
         # Every step's tokens are seen, of requests that are aborted as well.
         "output_kind": RequestOutputKind.DELTA,
     }
-    if rng.random() < 0.6:
+    if rng.random() < 0.6 and not one_device:
         options |= {"temperature": rng.choice([0.5, 1.0, 1.5]), "seed": rng.randrange(99)}
         options |= {"top_p": rng.choice([1.0, 0.9]), "top_k": rng.choice([0, 20])}
         options |= {"min_p": rng.choice([0.0, 0.05]), "n": rng.choice([1, 1, 2])}
@@ -127,7 +133,7 @@ def _sampling(rng: random.Random) -> SamplingParams:
     elif feature == 2:
         options |= {"stop_token_ids": list(range(3, 512, 11)), "presence_penalty": 0.5}
     elif feature == 3:
-        options |= {"prompt_logprobs": 1, "logit_bias": {7: 3.0}}
+        options |= {"prompt_logprobs": 1} | ({} if one_device else {"logit_bias": {7: 3.0}})
     elif feature == 4:
         options |= {"stop": ["7"], "bad_words": ["t17", "t71"]}
     elif feature == 5:

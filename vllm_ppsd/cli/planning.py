@@ -55,9 +55,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _profile(arguments: argparse.Namespace) -> int:
+    from vllm_ppsd.files import write_whole
     from vllm_ppsd.planning.profile import measure
     from vllm_ppsd.planning.report import print_profile
-    from vllm_ppsd.training.shards import write_whole
 
     found = measure(arguments.model, arguments.head, arguments.lanes)
     text = found.model_dump_json(indent=2) + "\n"

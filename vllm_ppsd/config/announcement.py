@@ -7,7 +7,9 @@ from vllm.logger import init_logger
 from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.speedup import best_one_device_speedup, pipeline_speedup
+from vllm_ppsd.planning.model import plain_pipeline, ppsd
+from vllm_ppsd.planning.times import assumed_profile
+from vllm_ppsd.speedup import best_one_device_speedup
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -54,10 +56,12 @@ def expected_speedups(config: PPSDConfig, shape: ModelShape) -> dict[float, floa
     """Return acceptance rates with the speedup over plain decoding, by weights alone."""
     head = ExitHeadFolder.open(config.model).config if config.model else None
     if config.is_pipelined:
-        stages: list[float] = list(config.layer_partition)
-        stages[-1] += shape.lm_head_cost
-        cost = shape.head_cost(head) if head else 0.0
-        return {a: pipeline_speedup(stages, cost, a) for a in ACCEPTANCES}
+        profile, partition = assumed_profile("", shape, head), config.layer_partition
+        plain = plain_pipeline(profile, partition).ms_per_token
+        return {
+            a: plain / ppsd(profile, partition, a, config.max_drafts).ms_per_token
+            for a in ACCEPTANCES
+        }
     assert head is not None
     draft, most = shape.draft_cost(head), config.max_drafts
     return {a: best_one_device_speedup(most, draft, a) for a in ACCEPTANCES}

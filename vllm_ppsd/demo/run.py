@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vllm_ppsd.config.cpu_binding import bound
+from vllm_ppsd.offline import engine
 from vllm_ppsd.progress import Bar, progress
 
 PROMPTS = (
@@ -67,26 +67,9 @@ def run(model: str, max_tokens: int) -> int:
 def _run(
     console: Console, model: str, partition: list[int], max_tokens: int, options: dict[str, Any]
 ) -> Run:
-    from vllm import LLM
-
     console.print("starting the engine (about two minutes, most of it torch.compile) …")
-    with bound(stages=2, partition=partition):
-        llm = LLM(
-            model,
-            pipeline_parallel_size=2,
-            max_model_len=1024,
-            max_num_batched_tokens=256,
-            max_num_seqs=4,
-            seed=0,
-            enable_prefix_caching=False,
-            disable_log_stats=False,
-            kv_cache_memory_bytes=2**28,
-            **options,
-        )
-    try:
+    with engine(model, partition, disable_log_stats=False, **options) as llm:
         return _generate(console, llm, max_tokens, drafting=bool(options))
-    finally:
-        llm.llm_engine.engine_core.shutdown()
 
 
 def _generate(console: Console, llm: Any, max_tokens: int, drafting: bool) -> Run:
@@ -114,14 +97,14 @@ def _stream(
     text = llm.get_tokenizer().apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )
-    engine = llm.llm_engine
+    core = llm.llm_engine
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    engine.add_request(f"demo-{time.monotonic_ns()}", text, params)
+    core.add_request(f"demo-{time.monotonic_ns()}", text, params)
     tokens: list[int] = []
     printed = 0
     first = last = time.perf_counter()
-    while engine.has_unfinished_requests():
-        for output in engine.step():
+    while core.has_unfinished_requests():
+        for output in core.step():
             completion = output.outputs[0]
             last = time.perf_counter()
             if not tokens:

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vllm_ppsd.config.cpu_binding import bound
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.offline import engine
 from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.times import Parts, Profile
 from vllm_ppsd.trace.run import record
@@ -124,23 +124,15 @@ def _of(trace: Trace, stage: int, what: What) -> Iterable[Span]:
 def _traces(
     model: str, partition: Sequence[int], speculation: dict[str, Any], lanes: Sequence[int]
 ) -> dict[int, Trace]:
-    from vllm import LLM, SamplingParams
+    from vllm import SamplingParams
 
-    with bound(stages=len(partition), partition=partition):
-        llm = LLM(
-            model,
-            pipeline_parallel_size=len(partition),
-            speculative_config={"method": "ppsd"} | speculation,
-            max_model_len=256,
-            max_num_batched_tokens=max(256, len(PROMPT) * max(lanes)),
-            max_num_seqs=max(lanes),
-            enable_prefix_caching=False,
-            seed=0,
-        )
     sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
-    try:
+    room = {
+        "max_num_batched_tokens": max(256, len(PROMPT) * max(lanes)),
+        "max_num_seqs": max(lanes),
+    }
+    speculation = {"method": "ppsd"} | speculation
+    with engine(model, partition, speculative_config=speculation, **room) as llm:
         asked: Any = {n: [{"prompt_token_ids": PROMPT}] * n for n in lanes}
         llm.generate(asked[1], sampling, use_tqdm=False)
         return {n: record(llm, prompts, sampling) for n, prompts in asked.items()}
-    finally:
-        llm.llm_engine.engine_core.shutdown()

@@ -80,6 +80,6 @@ def _draw_run(axes: Any, trace: Trace, length: float) -> None:
 
 def _words(share: Share) -> str:
     parts = [f"{100 * share.idle:.0f} % idle"]
-    if share.stale:
+    if share.stale >= 0.005:
         parts.append(f"{100 * share.stale:.0f} % stale")
     return ", ".join(parts)

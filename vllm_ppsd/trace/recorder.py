@@ -45,6 +45,7 @@ class Recorder:
     def stop(self) -> StageRecord:
         """Unwrap everything; return what was recorded."""
         for target, name in self._wrapped:
+            # What is found then is the method of its class again.
             delattr(target, name)
         return StageRecord(stage=self._number, spans=self._spans, ticks=self._ticks)
 

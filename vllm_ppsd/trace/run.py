@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vllm_ppsd.config.cpu_binding import bound
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.files import write_whole
+from vllm_ppsd.offline import engine
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
 from vllm_ppsd.trace.spans import Outcome, StageRecord, Trace
-from vllm_ppsd.training.shards import write_whole
 
 PLAIN, PPSD = "plain pipeline decoding", "PPSD"
 
@@ -37,8 +37,7 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     for name, options in ((PLAIN, {"num_speculative_tokens": 0}), (PPSD, {})):
         console.print(f"{name}: starting the engine (a minute or two, most of it torch.compile) …")
         speculation = {"method": "ppsd", "model": str(found.path)} | options
-        with bound(stages=2, partition=partition):
-            runs[name] = _record(model, speculation, prompt, tokens)
+        runs[name] = _record(model, partition, speculation, prompt, tokens)
     trace_file, picture = output / "trace.json", output / "timeline.png"
     write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
     draw(runs, picture)
@@ -66,26 +65,15 @@ def record(llm: Any, prompts: list[Any], sampling: Any) -> Trace:
     return Trace(map(StageRecord.model_validate_json, llm.collective_rpc("stop_trace")))
 
 
-def _record(model: str, speculation: dict[str, Any], prompt: str, tokens: int) -> Trace:
-    from vllm import LLM, SamplingParams
+def _record(
+    model: str, partition: list[int], speculation: dict[str, Any], prompt: str, tokens: int
+) -> Trace:
+    from vllm import SamplingParams
 
-    llm = LLM(
-        model,
-        pipeline_parallel_size=2,
-        speculative_config=speculation,
-        max_model_len=1024,
-        max_num_batched_tokens=256,
-        max_num_seqs=4,
-        seed=0,
-        enable_prefix_caching=False,
-        kv_cache_memory_bytes=2**28,
-    )
-    try:
-        sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+    sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+    with engine(model, partition, speculative_config=speculation) as llm:
         text = llm.get_tokenizer().apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
         )
         llm.generate([text], sampling, use_tqdm=False)
         return record(llm, [text], sampling)
-    finally:
-        llm.llm_engine.engine_core.shutdown()

@@ -18,6 +18,7 @@ from rich.console import Console
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.files import write_whole
 from vllm_ppsd.training.build import checkpoint_tensors, untrained
 from vllm_ppsd.training.card import write_card
 from vllm_ppsd.training.curves import draw_curves
@@ -30,7 +31,6 @@ from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.ridge import fit_output_map
-from vllm_ppsd.training.shards import write_whole
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import check_exit_layer, compute_dtype
 from vllm_ppsd.training.validation import Validation

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from vllm_ppsd.files import write_whole
 from vllm_ppsd.progress import Bar, progress
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.dataset import Batch, StateSet
@@ -22,7 +23,6 @@ from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation
-from vllm_ppsd.training.shards import write_whole
 from vllm_ppsd.training.validation import Validation, validate
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.files import write_whole
 from vllm_ppsd.training.errors import TrainingError
 
 MANIFEST = "manifest.json"
@@ -51,19 +51,6 @@ class Shards:
     def write(self, index: int, write: Callable[[Path], Any]) -> None:
         """Let ``write`` make shard ``index``."""
         write_whole(self.path(index), write)
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file beside ``path``, then move it there.
-
-    The temporary name starts with a dot and keeps the ending's letters last, so that
-    no listing by ending mistakes a leftover for a shard.
-    """
-    staging = path.with_name(f".{path.name}.partial")
-    write(staging)
-    with staging.open("rb+") as file:
-        os.fsync(file.fileno())
-    staging.rename(path)
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vllm_ppsd.files import write_whole
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.distill import fit
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.recipe import Recipe
-from vllm_ppsd.training.shards import write_whole
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import check_exit_layer
 from vllm_ppsd.training.validation import Validation

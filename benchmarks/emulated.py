@@ -1,0 +1,184 @@
+"""Pipelines larger than the machine: real scheduler, workers and queues, stages that sleep.
+
+A tiny random Llama with a layer a stage; every stage sleeps until its layers have taken
+``--stage-ms``, so many stages share few cores. Plain pipeline decoding and PPSD with the
+synthetic drafter take turns; beside the measured speedup stand n / (alpha + n(1 - alpha)),
+the cost model's with the times that traces of the same engines show, and what a tick
+takes more than its slowest stage. Sleeping stages do not compete for memory or cores,
+which real ones do.
+
+    python -m benchmarks.emulated [--stages 2 4 8] [--stage-ms 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import arguments, engines
+from benchmarks.report import deliver, footer, origin
+from vllm_ppsd.planning.model import plain_pipeline, ppsd
+from vllm_ppsd.planning.profile import derive
+from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.trace.run import record
+from vllm_ppsd.worker.synthetic import write_record
+
+ACCEPTANCES = (1.0, 0.8, 0.5, 0.0)
+VOCABULARY = 512
+PROMPT = list(range(5, 25))
+
+
+def main() -> None:
+    """Run every pipeline size and print the table."""
+    given = _parser().parse_args()
+    sizes = tqdm(given.stages, desc="pipeline sizes")
+    rows = [row for stages in sizes for row in _measure(stages, given)]
+    report = {"rows": rows} | origin(
+        f"python -m benchmarks.emulated --stages {' '.join(map(str, given.stages))} "
+        f"--stage-ms {given.stage_ms:g} --repeats {given.repeats} --tokens {given.tokens}"
+    )
+    deliver(report, f"{render(rows)}\n\n{footer(report)}", given.json)
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| stages | acceptance | plain, ms per token | PPSD, ms per token | speedup (range) "
+        "| ideal | cost model | a tick over its stage | identical |",
+        "| " + "--- | " * 9,
+    ]
+    for row in rows:
+        low, high = min(row["ratios"]), max(row["ratios"])
+        over = f"{row['overhead_ms']:.1f} ms" if row["acceptance"] == 1 else ""
+        lines.append(
+            f"| {row['stages']} | {row['acceptance']:.2f} | {row['plain_ms']:.1f} "
+            f"| {row['ppsd_ms']:.1f} | {statistics.median(row['ratios']):.2f} ({low:.2f} to "
+            f"{high:.2f}) | {row['ideal']:.2f} | {row['model']:.2f} | {over} "
+            f"| {'yes' if row['identical'] else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
+    from vllm import SamplingParams
+
+    seconds = given.stage_ms / 1000
+    own = given.cores.split(",")
+    cores = "|".join(own[i % len(own)] for i in range(stages))
+    with tempfile.TemporaryDirectory() as folder:
+        model, recorded = Path(folder) / "model", Path(folder) / "record.jsonl"
+        _write_model(model, stages)
+
+        def start(speculation: dict[str, Any]) -> Any:
+            llm = engines.start(
+                str(model),
+                stages=stages,
+                cores=cores,
+                enforce_eager=True,
+                skip_tokenizer_init=True,
+                dtype="float32",
+                kv_cache_memory_bytes=2**26,
+                speculative_config={"method": "ppsd", "exit_layer": 1} | speculation,
+            )
+            llm.collective_rpc(_sleep_in_layers, args=(seconds,))
+            return llm
+
+        plain = start({"num_speculative_tokens": 0})
+        expected = engines.generate(plain, PROMPT, given.tokens)
+        write_record(recorded, [(expected.prompt, expected.tokens)])
+        drafting = start({"synthetic_drafter": {"record": str(recorded), "acceptance": 0.5}})
+        prompt: Any = {"prompt_token_ids": PROMPT}
+        sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
+        traces = [{1: record(llm, [prompt], sampling)} for llm in (plain, drafting)]
+        profile = derive("emulated", "emulated", [1] * stages, *traces)
+        rows = []
+        for acceptance in ACCEPTANCES:
+            drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+            runs = []
+            before = engines.draft_counts(drafting)
+            for _ in range(given.repeats):
+                pair = []
+                for llm in (plain, drafting):
+                    engines.settle()
+                    pair.append(engines.generate(llm, PROMPT, given.tokens))
+                runs.append(pair)
+            after = engines.draft_counts(drafting)
+            alpha = (after[1] - before[1]) / (after[0] - before[0])
+            layout = [1] * stages
+            base = plain_pipeline(profile, layout).ms_per_token
+            times = [[run.ms_per_token for run in pair] for pair in runs]
+            ppsd_ms = statistics.median(ours for _, ours in times)
+            rows.append(
+                {
+                    "stages": stages,
+                    "acceptance": alpha,
+                    "plain_ms": statistics.median(theirs for theirs, _ in times),
+                    "ppsd_ms": ppsd_ms,
+                    "ratios": [theirs / ours for theirs, ours in times],
+                    "ideal": ideal_speedup(stages, alpha),
+                    "model": base / ppsd(profile, layout, alpha, stages - 1).ms_per_token,
+                    "overhead_ms": ppsd_ms - given.stage_ms,
+                    "identical": all(
+                        run.tokens == expected.tokens for pair in runs for run in pair
+                    ),
+                    "profile": profile.model_dump(),
+                }
+            )
+            tqdm.write(render(rows[-1:]))
+        for llm in (plain, drafting):
+            llm.llm_engine.engine_core.shutdown()
+        return rows
+
+
+def _sleep_in_layers(worker: Any, seconds: float) -> None:
+    """Let a worker's layers take ``seconds``; runs in the worker."""
+    model = worker.model_runner.model
+    inner = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        until = time.monotonic() + seconds
+        output = inner(*args, **kwargs)
+        time.sleep(max(0.0, until - time.monotonic()))
+        return output
+
+    model.forward = forward
+
+
+def _write_model(folder: Path, layers: int) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8], help="pipeline sizes")
+    parser.add_argument("--stage-ms", type=float, default=30.0, help="what a stage's layers take")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of runs")
+    parser.add_argument("--tokens", type=int, default=48, help="output tokens")
+    return parser
+
+
+if __name__ == "__main__":
+    # A function goes to the workers, which vLLM must be told to accept.
+    os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    main()
