@@ -27,15 +27,14 @@ from benchmarks.rounds import (
     summary,
 )
 from vllm_ppsd.config.layout import ModelShape
-from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
-from vllm_ppsd.exit_head.create import head_config, init_head
+from vllm_ppsd.exit_head.create import init_head
+from vllm_ppsd.planning.shape import assumed_head
 from vllm_ppsd.speedup import best_one_device_speedup, round_cost, tokens_per_round
 from vllm_ppsd.worker.synthetic import write_record
 
 LAYERS, EXIT_LAYER, VOCABULARY = 16, 4, 2048
 ACCEPTANCES = (0.5, 0.65, 0.8)
 DRAFTS = (1, 2, 3, 5)
-DRAFT_VOCABULARY = 32_768
 
 # As their models' configs say.
 LARGE = {
@@ -158,7 +157,7 @@ def _large() -> list[dict[str, Any]]:
     for name, shape in LARGE.items():
         for share in (4, 2):
             exit_layer = shape.num_layers // share
-            cost = shape.draft_cost(_trained_head(shape, exit_layer))
+            cost = shape.draft_cost(assumed_head(shape, exit_layer))
             rows.append(
                 {
                     "model": name,
@@ -171,24 +170,6 @@ def _large() -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _trained_head(shape: ModelShape, exit_layer: int) -> ExitHeadConfig:
-    """Return a head like the one that ships: one layer, an output map, part of the vocabulary."""
-    target = Target(
-        architecture="LlamaForCausalLM",
-        num_hidden_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        vocab_size=shape.vocab_size,
-        fingerprint="sha256:" + 64 * "0",
-    )
-    return head_config(
-        target,
-        exit_layer=exit_layer,
-        head_type="transformer",
-        output_map=True,
-        draft_vocab_size=DRAFT_VOCABULARY,
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import engine as e
 
-from vllm_ppsd.trace.run import record
+from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import Outcome
 
 pytestmark = pytest.mark.e2e

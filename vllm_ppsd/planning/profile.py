@@ -11,7 +11,7 @@ from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.offline import engine
 from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.times import Parts, Profile
-from vllm_ppsd.trace.run import record
+from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import Span, Trace, What
 
 PROMPT = list(range(100, 108))

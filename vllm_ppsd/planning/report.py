@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import ModelShape
-from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.planning.model import Expected, draft_then_verify, tensor_parallel
 from vllm_ppsd.planning.plan import Plan, best_plain, between, plans
+from vllm_ppsd.planning.shape import assumed_head, shape_of
 from vllm_ppsd.planning.times import Profile, assumed_profile, read_profile
 
 SHOWN = 8
@@ -27,9 +26,6 @@ ASSUMED_ACCEPTANCE = {0.25: 0.47, 0.6: 0.75, 0.667: 0.78, 0.9: 0.95}
 """Acceptance rate by the exit's share of the layers, where none was measured: a published
 re-measurement on Qwen3.5-4B at a quarter of the depth, the demo model's heads (docs/heads.md)
 at 0.6 and 0.667, and a guess towards the end."""
-
-ASSUMED_DRAFT_VOCABULARY = 4
-"""The draft vocabulary of an assumed head, as the vocabulary's share: one in so many."""
 
 
 def print_profile(profile: Profile) -> None:
@@ -64,7 +60,8 @@ def plan(
     Raises:
         PPSDConfigError: the profile is of another model, or the model cannot be split so.
     """
-    shape, made = _shape_and_head(model, head)
+    shape = shape_of(model)
+    made = find(head, model).config if head else assumed_head(shape)
     times = read_profile(profile) if profile else assumed_profile(model, shape, made)
     if times.num_layers != shape.num_layers:
         raise PPSDConfigError(
@@ -94,32 +91,6 @@ def plan(
         _draw(linked, rates, requests, picture)
         console.print(str(picture))
     return 0
-
-
-def _shape_and_head(model: str, head: str | None) -> tuple[ModelShape, ExitHeadConfig]:
-    from vllm.engine.arg_utils import EngineArgs
-
-    from vllm_ppsd.config.entry import model_shape
-
-    config = EngineArgs(model).create_model_config()
-    shape = model_shape(config)
-    if head is not None:
-        return shape, find(head, model).config
-    target = Target(
-        architecture=config.architecture,
-        num_hidden_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        vocab_size=shape.vocab_size,
-        fingerprint="sha256:" + "0" * 64,
-    )
-    return shape, ExitHeadConfig(
-        head_type="transformer",
-        exit_layer=1,
-        num_layers=1,
-        output_map=True,
-        draft_vocab_size=max(1, shape.vocab_size // ASSUMED_DRAFT_VOCABULARY),
-        target=target,
-    )
 
 
 def _between_shares(share: float) -> float:

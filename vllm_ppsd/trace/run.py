@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.offline import engine
+from vllm_ppsd.planning.hardware import hardware
+from vllm_ppsd.planning.model import ppsd
+from vllm_ppsd.planning.profile import derive
+from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
-from vllm_ppsd.trace.spans import Outcome, StageRecord, Trace
+from vllm_ppsd.trace.recording import record
+from vllm_ppsd.trace.spans import Outcome, Trace
 
 PLAIN, PPSD = "plain pipeline decoding", "PPSD"
 
@@ -42,6 +48,7 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
     draw(runs, picture)
     console.print(table(runs))
+    console.print(comparison(model, partition, runs[PLAIN], runs[PPSD], drafts=1))
     console.print(f"{trace_file} (open in ui.perfetto.dev or chrome://tracing), {picture}")
     return 0
 
@@ -58,11 +65,23 @@ def table(runs: dict[str, Trace]) -> Table:
     return made
 
 
-def record(llm: Any, prompts: list[Any], sampling: Any) -> Trace:
-    """Generate with an engine that is otherwise idle, and return what its stages did."""
-    llm.collective_rpc("start_trace")
-    llm.generate(prompts, sampling, use_tqdm=False)
-    return Trace(map(StageRecord.model_validate_json, llm.collective_rpc("stop_trace")))
+def comparison(
+    model: str, partition: Sequence[int], plain: Trace, drafting: Trace, drafts: int
+) -> str:
+    """Return what the cost model and the simulator make of the times in both traces."""
+    profile = derive(model, hardware(), partition, {1: plain}, {1: drafting})
+    hits, misses = drafting.count(Outcome.HIT), drafting.count(Outcome.MISS)
+    alpha = hits / (hits + misses)
+    played = Simulation(profile, partition, alpha, drafts, tokens=2000).run()
+    measured = drafting.ms_per_token()
+    found = {
+        "cost model": ppsd(profile, partition, alpha, drafts).ms_per_token,
+        "simulator": played.ms_per_token(),
+    }
+    return "PPSD from the times of its parts: " + ", ".join(
+        f"{name} {value:.1f} ms per token ({value / measured - 1:+.0%})"
+        for name, value in found.items()
+    )
 
 
 def _record(

@@ -11,8 +11,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vllm_ppsd.config.layout import ModelShape, split_layers
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.planning.plan import plans
+from vllm_ppsd.planning.shape import shape_of
+from vllm_ppsd.planning.times import assumed_profile
 from vllm_ppsd.training.distill import fit
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
@@ -37,11 +41,15 @@ def sweep(
 
     Raises:
         TrainingError: an exit layer is out of range, or the recipe is wrong.
+        PPSDConfigError: an exit leaves some stage without a layer.
     """
     if not exits:
         raise TrainingError("name at least one exit layer")
     for exit_layer in exits:
         check_exit_layer(recipe.model, exit_layer)
+    shape = shape_of(recipe.model)
+    for exit_layer in exits:
+        split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, stages)
     generate(recipe, work, device)
     cache_states(recipe.model, recipe.cache, exits, work, device)
     output.mkdir(parents=True, exist_ok=True)
@@ -56,24 +64,41 @@ def sweep(
         done[str(exit_layer)] = asdict(found)
         write_whole(notes, lambda path: path.write_text(json.dumps(done, indent=2)))
     results = {e: Validation(**done[str(e)]) for e in exits}
-    _print(results, stages)
-    _draw(results, stages, output / "sweep.png")
+    speedups = _speedups(shape, {e: output / f"exit-{e}" for e in exits}, results, stages)
+    _print(results, speedups, stages)
+    _draw(results, speedups, stages, output / "sweep.png")
     return results
 
 
-def _print(results: dict[int, Validation], stages: int) -> None:
+def _speedups(
+    shape: ModelShape, heads: dict[int, Path], results: dict[int, Validation], stages: int
+) -> dict[int, float]:
+    """Return what every exit's acceptance rate promises with stages as its layout makes them."""
+    return {
+        exit_layer: plans(
+            assumed_profile("", shape, ExitHeadFolder.open(heads[exit_layer]).config),
+            stages,
+            {exit_layer: found.acceptance},
+        )[0].speedup
+        for exit_layer, found in results.items()
+    }
+
+
+def _print(results: dict[int, Validation], speedups: dict[int, float], stages: int) -> None:
     table = Table("exit layer", "acceptance", "agreement", f"speedup at {stages} stages")
     for exit_layer, found in results.items():
         table.add_row(
             str(exit_layer),
             f"{found.acceptance:.3f}",
             f"{found.agreement:.3f}",
-            f"{ideal_speedup(stages, found.acceptance):.2f}",
+            f"{speedups[exit_layer]:.2f}",
         )
     Console().print(table)
 
 
-def _draw(results: dict[int, Validation], stages: int, picture: Path) -> None:
+def _draw(
+    results: dict[int, Validation], speedups: dict[int, float], stages: int, picture: Path
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -89,13 +114,13 @@ def _draw(results: dict[int, Validation], stages: int, picture: Path) -> None:
     right = axes.twinx()
     right.plot(
         exits,
-        [ideal_speedup(stages, results[e].acceptance) for e in exits],
+        [speedups[e] for e in exits],
         "s--",
         color="C1",
-        label=f"expected speedup, {stages} equal stages",
+        label=f"expected speedup, {stages} stages, by weights",
     )
     right.set_ylabel("speedup over a plain pipeline")
-    right.set_ylim(1, stages)
+    right.set_ylim(0, stages)
     lines = [*axes.get_lines(), *right.get_lines()]
     axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper left")
     figure.tight_layout()
