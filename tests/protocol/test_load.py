@@ -80,6 +80,11 @@ def test_more_requests_draft_less():
     assert (shares[0], shares[-1]) == (1, 0)
 
 
+def test_beside_a_prompt_all_that_is_ready_goes_along():
+    chosen = policy(1.0)
+    assert len(chosen.admit(waiting(8), prompts=True).entering) == 8
+
+
 def test_several_requests_wait_for_a_stage_to_be_free():
     chosen = policy(1.0)
     assert not chosen.full(requests=8, in_flight=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -45,8 +45,13 @@ class Admission:
         """Whether nothing is to be scheduled for ``requests`` until a result is in."""
         return self._policy.full(requests, self._in_flight)
 
-    def admitted(self, running: Iterable[Request]) -> set[str]:
-        """Return the ids of the decoding requests that enter the next tick."""
+    def admitted(self, running: Sequence[Request], waiting: int) -> set[str]:
+        """Return the ids of the decoding requests that enter the next tick.
+
+        Args:
+            running: the scheduler's running requests.
+            waiting: how many more wait.
+        """
         decoding = [
             # A grammar's next mask needs the token before it, so requests with
             # structured output decode plainly.
@@ -59,7 +64,7 @@ class Admission:
             for r in running
             if not r.is_prefill_chunk
         ]
-        chosen = self._policy.admit(decoding)
+        chosen = self._policy.admit(decoding, waiting > 0 or len(decoding) < len(running))
         self._decoding = {r.request_id for r in decoding}
         self._drafting = chosen.drafting
         self._log(len(decoding))

@@ -56,7 +56,7 @@ class PPSDScheduler(AsyncScheduler):
         return super().has_requests() and not self._admission.full(sum(self.get_request_counts()))
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        admitted = self._admission.admitted(self.running)
+        admitted = self._admission.admitted(self.running, self.get_request_counts()[1])
         for request in self.running:
             held = not request.is_prefill_chunk and request.request_id not in admitted
             request.next_decode_eligible_step = _HELD if held else 0

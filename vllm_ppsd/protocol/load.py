@@ -81,8 +81,8 @@ class FixedDepth:
         """Whether the next tick waits: never."""
         return False
 
-    def admit(self, requests: Sequence[Decoding]) -> Admitted:
-        """Decide for the next tick."""
+    def admit(self, requests: Sequence[Decoding], prompts: bool = False) -> Admitted:
+        """Decide for the next tick, whether prompts are to enter it or not."""
         drafting = {r.request_id for r in requests if r.may_draft and self._max_drafts}
         entering = {
             r.request_id
@@ -125,16 +125,20 @@ class LoadPolicy:
         """
         return requests > 1 and in_flight >= max(self._stages, self._max_drafts + 1)
 
-    def admit(self, requests: Sequence[Decoding]) -> Admitted:
+    def admit(self, requests: Sequence[Decoding], prompts: bool = False) -> Admitted:
         """Decide for the next tick.
 
         Args:
             requests: every decoding request, in the scheduler's order.
+            prompts: whether prompts are to enter it.
         """
         drafting = self._choose(requests)
         # Sure work is dealt evenly, or all of it would share one tick and leave the
-        # stages behind it idle.
-        sure = math.ceil((len(requests) - len(drafting)) / self._stages)
+        # stages behind it idle. Beside a prompt, which takes as long as many lanes, all
+        # that is ready goes along.
+        sure = len(requests) - len(drafting)
+        if not prompts:
+            sure = math.ceil(sure / self._stages)
         entering: set[str] = set()
         for request in requests:
             if request.request_id in drafting:
