@@ -79,9 +79,10 @@ class Admission:
                 self._load.acceptance.forget(request_id)
         entered = set(scheduler_output.num_scheduled_tokens)
         prompts = entered - self._decoding
-        quiet = entered - prompts - self._drafting
-        if not self._policy.drafts_behind_prompts(len(self._decoding | entered) - 1):
-            quiet |= prompts
+        if prompts and not self._policy.drafts_beside_prompts(len(self._decoding | entered)):
+            quiet = entered
+        else:
+            quiet = entered - prompts - self._drafting
         self._drafted |= {request_id: request_id not in quiet for request_id in entered}
         return quiet
 

@@ -73,8 +73,8 @@ class FixedDepth:
     def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
 
-    def drafts_behind_prompts(self, others: int) -> bool:
-        """Whether stage 0 drafts behind the lane that ends a prompt."""
+    def drafts_beside_prompts(self, requests: int) -> bool:
+        """Whether stage 0 drafts in a tick that carries a prompt: always."""
         return True
 
     def full(self, requests: int, in_flight: int) -> bool:
@@ -149,16 +149,16 @@ class LoadPolicy:
                 sure -= 1
         return Admitted(entering, drafting)
 
-    def drafts_behind_prompts(self, others: int) -> bool:
-        """Whether stage 0 drafts behind the lane that ends a prompt.
+    def drafts_beside_prompts(self, requests: int) -> bool:
+        """Whether stage 0 drafts in a tick that carries a prompt.
 
-        That takes the whole head over the whole prompt: where nobody drafts, the head's
-        key/value entries will do.
+        The head is run over all tokens of a tick then, instead of writing its key/value
+        entries alone, which takes longer than a few drafts are worth.
 
         Args:
-            others: requests that are running beside it.
+            requests: that are running or in the tick.
         """
-        return not others or self.drafting > 0
+        return requests == 1
 
     def _choose(self, requests: Sequence[Decoding]) -> set[str]:
         """Return the requests that may draft: those with the best acceptance rates."""
