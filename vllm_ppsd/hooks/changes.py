@@ -153,12 +153,15 @@ def irecv_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
 def shutdown_engines(original: Callable[..., Any]) -> Callable[..., Any]:
     """``CoreEngineProcManager.shutdown``: let the engine stop its workers before it is killed.
 
-    By default vLLM sends SIGTERM and, in the same moment, SIGKILL to the engine and
-    its workers: shared memory and semaphores are left to Python's resource tracker.
+    By default vLLM's server sends SIGTERM and, in the same moment, SIGKILL to the engine
+    and its workers; an ``LLM`` sends SIGKILL after five seconds, just when the engine loses
+    patience with workers that linger in the interpreter's exit. Shared memory and semaphores
+    are left to Python's resource tracker.
     """
 
     def replacement(self: Any, timeout: float | None = None) -> None:
-        if has_engine() and timeout == 0 and self._request_shutdown_timeout == 0:
+        short = timeout is None or timeout < TEARDOWN_SECONDS
+        if has_engine() and short and self._request_shutdown_timeout == 0:
             timeout = TEARDOWN_SECONDS
         original(self, timeout)
 
