@@ -104,14 +104,7 @@ def _between_shares(share: float) -> float:
 
 def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
     made = Table(
-        "exit layer",
-        "layers per stage",
-        "drafts in flight",
-        "acceptance",
-        "ms per token",
-        "tokens/s",
-        "speedup",
-        "idle per stage",
+        *("exit", "layers", "drafts", "α", "ms/token", "tokens/s", "speedup", "idle, by stage"),
         title=f"{requests} request(s), speedup over plain decoding in its own best layout",
     )
     for one in ranked[:SHOWN]:
@@ -125,7 +118,7 @@ def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
             _idle(one.expected),
         )
     base = best_plain(profile, len(ranked[0].partition), requests)
-    made.add_row("", "plain pipeline", "", "", *_figures(base), "1.00", _idle(base))
+    made.add_row("", "plain", "", "", *_figures(base), "1.00", _idle(base))
     return made
 
 
@@ -149,7 +142,7 @@ def _figures(expected: Expected) -> list[str]:
 
 
 def _idle(expected: Expected) -> str:
-    return " ".join(f"{share:.0%}" for share in expected.idle)
+    return " ".join(f"{max(0.0, share):.0%}" for share in expected.idle)
 
 
 def _draw(profile: Profile, rates: Mapping[int, float], requests: int, picture: Path) -> None:
@@ -178,7 +171,7 @@ def _draw(profile: Profile, rates: Mapping[int, float], requests: int, picture: 
     axes.set_ylabel("expected speedup over plain pipeline decoding")
     axes.set_title(f"{Path(profile.model).name}, {requests} request(s)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower center")
     figure.tight_layout()
     figure.savefig(picture, dpi=130)
     plt.close(figure)
