@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import arguments, engines
+from benchmarks import arguments, engines, random_llama
 from benchmarks.report import deliver, footer, origin
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
@@ -74,7 +74,15 @@ def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     cores = "|".join(own[i % len(own)] for i in range(stages))
     with tempfile.TemporaryDirectory() as folder:
         model, recorded = Path(folder) / "model", Path(folder) / "record.jsonl"
-        _write_model(model, stages)
+        random_llama.write(
+            model,
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=stages,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
 
         def start(speculation: dict[str, Any]) -> Any:
             llm = engines.start(
@@ -149,24 +157,6 @@ def _sleep_in_layers(worker: Any, seconds: float) -> None:
         return output
 
     model.forward = forward
-
-
-def _write_model(folder: Path, layers: int) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arguments, engines
+from benchmarks import arguments, engines, random_llama
 from benchmarks.report import deliver, footer, origin
 from benchmarks.rounds import (
     PLAIN,
@@ -133,21 +133,15 @@ def _measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
 
 def _write_model(folder: Path) -> None:
     """Write a random Llama with an exit head; 3 % of its weights are the LM head's."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    random_llama.write(
+        folder,
         vocab_size=VOCABULARY,
         hidden_size=1024,
         intermediate_size=2816,
         num_hidden_layers=LAYERS,
         num_attention_heads=16,
         num_key_value_heads=4,
-        max_position_embeddings=2048,
-        eos_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
     init_head(str(folder), folder / "ppsd", exit_layer=EXIT_LAYER, head_type="lens")
 
 

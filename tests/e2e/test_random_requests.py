@@ -54,7 +54,9 @@ def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path)
 
 
 def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Path):
-    mixes = [random_mix(seed, SIZE, one_device=True) for seed in SEEDS]
+    rng = random.Random(0)
+    heads = [rng.choices(VOCABULARY, k=length) for length in (40, 100, 160)]
+    mixes = [random_mix(seed, SIZE, heads, one_device=True) for seed in SEEDS]
     expected: dict[str, Got] = {}
     with e.engine(tiny_llama, stages=1, ppsd=e.PLAIN, **OPTIONS, **PRIORITIES) as plain:
         for mix in mixes:
@@ -65,6 +67,7 @@ def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Pat
             check(mix, drive(llm, mix), expected)
         e.assert_drafted(llm)
         assert e.preemptions(llm) > 0
+        assert e.prefix_cache_hits(llm) > 0
 
 
 def plain_runs(plain) -> tuple[list[list[Asked]], dict[str, Got]]:
