@@ -16,6 +16,7 @@ def profile(
     hand_over: float = 0.3,
     verdict: float = 0.2,
     control: float = 1.0,
+    prepare: float = 0.0,
     contention: float = 1.0,
     **by_lanes: float,
 ) -> Profile:
@@ -30,6 +31,7 @@ def profile(
         hand_over=hand_over,
         verdict=verdict,
         control=control,
+        prepare=prepare,
         contention=contention,
     )
 
@@ -64,6 +66,7 @@ def test_equal_stages_that_cost_nothing_else_reach_the_ideal(stages: int, alpha:
         {"head": 8.0},
         {"hand_over": 5.0, "verdict": 5.0, "control": 6.0},
         {"contention": 1.1},
+        {"prepare": 3.0, "control": 5.0},
     ],
 )
 @pytest.mark.parametrize("alpha", [1.0, 0.7, 0.0])

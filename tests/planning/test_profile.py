@@ -14,7 +14,7 @@ from vllm_ppsd.planning.times import read_profile
 
 
 def test_the_times_that_were_simulated_are_found_again():
-    wanted = profile(contention=1.2, slope=0.05)
+    wanted = profile(contention=1.2, slope=0.05, prepare=0.7)
     partition = (17, 13)
     plain = {n: Simulation(wanted, partition, 0.0, 0, n, tokens=60).run() for n in (1, 4)}
     drafting = {n: Simulation(wanted, partition, 0.5, 1, n, tokens=60).run() for n in (1, 4)}
@@ -25,6 +25,7 @@ def test_the_times_that_were_simulated_are_found_again():
     assert found.by_lanes[1].sampler == pytest.approx(wanted.by_lanes[1].sampler)
     assert found.by_lanes[1].head == pytest.approx(1.2 * wanted.by_lanes[1].head)
     assert found.hand_over == pytest.approx(wanted.hand_over)
+    assert found.prepare == pytest.approx(wanted.prepare)
     assert found.control == pytest.approx(wanted.control)
     assert found.contention == pytest.approx(1.2)
     with pytest.raises(PPSDConfigError, match="no step of 4 lanes was seen"):

@@ -53,7 +53,7 @@ def test_the_export_has_every_span_every_flush_and_the_idle_time(runs: dict[str,
     assert len(slices) == spans + gaps
     flushes = [event for event in found if event["ph"] == "i"]
     assert len(flushes) == runs["PPSD"].count(Outcome.MISS)
-    assert {event["cat"] for event in slices} == {"verified", "stale", "idle"}
+    assert {event["cat"] for event in slices} == {"verified", "stale", "idle", "hold"}
     assert min(event["ts"] for event in slices) == 0
 
 

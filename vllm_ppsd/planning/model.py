@@ -74,9 +74,9 @@ def ppsd(
 
     One request (ticks that are sent ahead hide the scheduler's time on a hit):
 
-    - P = max(s_0 + h, s_1, …, s_{n-1}, L / (K + 1)) is the period of ticks; L = sum(s_i)
-      + hand-overs + verdict is when the verdict on a tick is in, and at most K + 1 ticks
-      may be unverified.
+    - P = max(s_0 + h + prepare, s_1, …, s_{n-1}, L / (K + 1)) is the period of ticks;
+      L = sum(s_i) + hand-overs + verdict is when the verdict on a tick is in, and at most
+      K + 1 ticks may be unverified.
     - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
       hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
       the token re-enters.
@@ -96,12 +96,13 @@ def ppsd(
     head = parts.head * profile.contention
     hand_overs = (stages - 1) * profile.hand_over
     loop = sum(times) + hand_overs + profile.verdict
-    period = max(times[0] + head, *times[1:], loop / (drafts + 1))
+    period = max(times[0] + head + profile.prepare, *times[1:], loop / (drafts + 1))
     begun = min(drafts, int(loop / period))
     if requests == 1:
         trip = sum(times) + hand_overs + profile.control
         layers_end = begun * period + times[0]
-        rest = max(0.0, layers_end + (head if layers_end < loop else 0.0) - trip)
+        stale_end = layers_end + (head if layers_end < loop else 0.0)
+        rest = max(0.0, stale_end + profile.prepare - trip)
         per_token = alpha * period + (1 - alpha) * (trip + rest)
     else:
         per_token = period * (alpha + stages * (1 - alpha))

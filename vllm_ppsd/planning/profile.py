@@ -81,6 +81,7 @@ def derive(
         by_lanes=by_lanes,
         hand_over=_between(alone, (0, What.LAYERS), (1, What.LAYERS), behind=0),
         verdict=_verdict(drafting[1], last),
+        prepare=_between(drafting[1], (0, What.DRAFT), (0, What.HOLD), behind=1),
         control=_between(alone, (last, What.SAMPLE), (0, What.LAYERS), behind=1),
         contention=max(1.0, statistics.mean(slowed)),
     )
@@ -102,7 +103,7 @@ def _between(trace: Trace, first: tuple[int, What], second: tuple[int, What], be
     waits = [
         s.start - ends[s.tick - behind] for s in _of(trace, *second) if s.tick - behind in ends
     ]
-    return max(0.0, statistics.median(waits))
+    return max(0.0, statistics.median(waits)) if waits else 0.0
 
 
 def _verdict(trace: Trace, last: int) -> float:

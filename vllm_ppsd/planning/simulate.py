@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class _Ear:
     def __init__(self, book: StaleBook, depth: int) -> None:
         self.book, self.gate = book, TickGate(depth, book)
         self.verdicts: deque[list[Verdict]] = deque()
+        self.held_since = math.inf
 
     def holds(self, tick: _Tick) -> bool:
         """Whether a tick must wait for a verdict."""
@@ -104,6 +106,7 @@ class Simulation:
         self._busy = [False] * self._stages
         self._in_flight = 0
         self._sent = 0
+        self._free_since = -math.inf
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now = 0.0
@@ -188,17 +191,24 @@ class Simulation:
     def _start(self, stage: int) -> None:
         if self._busy[stage] or not self._queues[stage]:
             return
-        if stage == self._stages - 1:
+        ready = self._free_since + self._profile.prepare if stage == 0 else 0.0
+        if self._now < ready:
+            self._after(ready - self._now, lambda: self._start(stage))
+        elif stage == self._stages - 1:
             self._start_last()
         elif not self._depth:
             tick = self._queues[stage].popleft()
             self._work(stage, tick, lambda: self._leave(stage, tick))
-        elif not self._ears[stage].holds(self._queues[stage][0]):
+        elif self._ears[stage].holds(self._queues[stage][0]):
+            self._ears[stage].held_since = min(self._ears[stage].held_since, self._now)
+        else:
             self._start_skipping(stage)
 
     def _start_skipping(self, stage: int) -> None:
         """A stage before the last, which runs no tick that it knows to be stale."""
         tick, ear = self._queues[stage].popleft(), self._ears[stage]
+        held_since, ear.held_since = min(ear.held_since, self._now), math.inf
+        self._spans.append(Span(stage, What.HOLD, held_since, self._now, tick.number))
         ear.catch_up()
         for lane in tick.lanes:
             ear.book.arrive(lane)
@@ -229,6 +239,7 @@ class Simulation:
 
         def done() -> None:
             self._busy[0] = False
+            self._free_since = self._now
             self._start(0)
 
         self._after(took, done)
@@ -297,6 +308,8 @@ class Simulation:
 
         def done() -> None:
             self._busy[stage] = False
+            if stage == 0:
+                self._free_since = self._now
             then()
 
         self._after(took, done)

@@ -43,6 +43,8 @@ class Profile(BaseModel):
         verdict: from the end of sampling to the verdict on stage 0.
         control: from the end of sampling, by way of the scheduler, to the beginning of
             stage 0's layers for the token's own step.
+        prepare: between the work on two steps that follow each other on stage 0: what it
+            takes to prepare the inputs, which otherwise is part of ``control``.
         contention: times that a stage takes longer while all stages are busy.
         assumed: which of these are assumptions; all others were measured.
     """
@@ -56,6 +58,7 @@ class Profile(BaseModel):
     hand_over: float = Field(ge=0)
     verdict: float = Field(ge=0)
     control: float = Field(ge=0)
+    prepare: float = Field(default=0.0, ge=0)
     contention: float = Field(default=1.0, ge=1)
     assumed: list[str] = []
 
@@ -137,7 +140,7 @@ def assumed_profile(
         assumed=[
             "a layer, the exit head and the LM head take as long as their weights are large",
             "a step of many lanes takes as long as a step of one",
-            "hand-overs, verdicts, sampling and the scheduler take no time",
+            "hand-overs, verdicts, sampling, inputs and the scheduler take no time",
             "stages do not slow each other down",
         ],
     )
