@@ -141,9 +141,7 @@ def split_of(head: str, model: str) -> dict[str, str]:
         head: exit head, as of ``--speculative-model``.
         model: the target.
     """
-    config = find(head, model).config
-    behind = config.target.num_hidden_layers - config.exit_layer
-    return {PARTITION: f"{config.exit_layer},{behind}"}
+    return {PARTITION: ",".join(map(str, find(head, model).config.two_stages))}
 
 
 def command(model: Path | str, port: int, options: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ from vllm_ppsd.planning import model
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Parts, Profile
 from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.trace.spans import Outcome
 
 
 def profile(
@@ -76,8 +75,8 @@ def test_one_request_takes_what_the_simulator_takes(
     made = profile(**times)
     drafts = len(partition) - 1
     played = Simulation(made, partition, alpha, drafts, tokens=600).run()
-    hits, misses = played.count(Outcome.HIT), played.count(Outcome.MISS)
-    expected = model.ppsd(made, partition, hits / (hits + misses), drafts)
+    assert played.acceptance is not None
+    expected = model.ppsd(made, partition, played.acceptance, drafts)
     assert expected.ms_per_token == pytest.approx(played.ms_per_token(), rel=0.05)
     idle = [share.idle for share in played.shares()]
     # How many stale ticks a stage in the middle begins hangs on the order of two events.

@@ -46,8 +46,7 @@ def run(model: str, max_tokens: int) -> int:
 
     console = Console()
     head = lookup.find(None, model)
-    exit_layer = head.config.exit_layer
-    partition = [exit_layer, head.config.target.num_hidden_layers - exit_layer]
+    partition = head.config.two_stages
     ppsd = {"method": "ppsd", "model": str(head.path)}
     console.rule("plain pipeline decoding")
     plain = _run(console, model, partition, max_tokens, {})

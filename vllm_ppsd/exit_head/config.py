@@ -52,6 +52,11 @@ class ExitHeadConfig(BaseModel):
     draft_vocab_size: int | None = Field(default=None, ge=1)
     target: Target
 
+    @property
+    def two_stages(self) -> list[int]:
+        """Decoder layers per stage in a pipeline of two."""
+        return [self.exit_layer, self.target.num_hidden_layers - self.exit_layer]
+
     @model_validator(mode="after")
     def _consistent(self) -> ExitHeadConfig:
         if self.exit_layer >= self.target.num_hidden_layers:

@@ -34,8 +34,7 @@ def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
     if 1 not in lanes or min(lanes) < 1:
         raise PPSDConfigError(f"--lanes {sorted(lanes)}: 1 must be the smallest of them")
     found = find(head, model)
-    layers = found.config.target.num_hidden_layers
-    partition = (found.config.exit_layer, layers - found.config.exit_layer)
+    partition = found.config.two_stages
     plain, drafting = (
         _traces(model, partition, {"model": str(found.path)} | options, lanes)
         for options in ({"num_speculative_tokens": 0}, {"load_adaptive": False})

@@ -21,7 +21,8 @@ from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.trace.spans import Outcome, Trace
+from vllm_ppsd.trace.spans import Trace
+from vllm_ppsd.training.prompts import chat_tokens
 
 PLAIN, PPSD = "plain pipeline decoding", "PPSD"
 
@@ -35,8 +36,7 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     if tokens < 4:
         raise PPSDConfigError(f"--tokens {tokens}: at least 4 are needed to see a pipeline at work")
     found = find(head, model)
-    layers = found.config.target.num_hidden_layers
-    partition = [found.config.exit_layer, layers - found.config.exit_layer]
+    partition = found.config.two_stages
     output.mkdir(parents=True, exist_ok=True)
     console = Console()
     runs = {}
@@ -57,8 +57,7 @@ def table(runs: dict[str, Trace]) -> Table:
     """Return how every stage of every run spent its time."""
     made = Table("", "ms per token", "acceptance rate", "stage", "verified", "stale", "idle")
     for name, trace in runs.items():
-        hits, misses = trace.count(Outcome.HIT), trace.count(Outcome.MISS)
-        rate = f"{hits / (hits + misses):.2f}" if hits + misses else ""
+        rate = "" if trace.acceptance is None else f"{trace.acceptance:.2f}"
         for stage, share in enumerate(trace.shares()):
             head = [name, f"{trace.ms_per_token():.1f}", rate] if stage == 0 else [""] * 3
             made.add_row(*head, str(stage), *(f"{part:.2f}" for part in share))
@@ -70,8 +69,8 @@ def comparison(
 ) -> str:
     """Return what the cost model and the simulator make of the times in both traces."""
     profile = derive(model, hardware(), partition, {1: plain}, {1: drafting})
-    hits, misses = drafting.count(Outcome.HIT), drafting.count(Outcome.MISS)
-    alpha = hits / (hits + misses)
+    alpha = drafting.acceptance
+    assert alpha is not None, "nothing was drafted"
     played = Simulation(profile, partition, alpha, drafts, tokens=2000).run()
     measured = drafting.ms_per_token()
     found = {
@@ -91,8 +90,6 @@ def _record(
 
     sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     with engine(model, partition, speculative_config=speculation) as llm:
-        text = llm.get_tokenizer().apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-        )
-        llm.generate([text], sampling, use_tqdm=False)
-        return record(llm, [text], sampling)
+        asked = {"prompt_token_ids": chat_tokens(llm.get_tokenizer(), prompt)}
+        llm.generate([asked], sampling, use_tqdm=False)
+        return record(llm, [asked], sampling)

@@ -160,6 +160,12 @@ class Trace:
         """Return how many lanes of decode ticks came to ``outcome``."""
         return sum(lane.outcome == outcome for n in self.decoding for lane in self.ticks[n])
 
+    @property
+    def acceptance(self) -> float | None:
+        """The share of hits among the drafts of decode ticks; None if there were none."""
+        hits, misses = self.count(Outcome.HIT), self.count(Outcome.MISS)
+        return hits / (hits + misses) if hits + misses else None
+
     def durations(self, stage: int, what: What, lanes: int) -> list[float]:
         """Return the ms that ``stage`` took for ``what`` in decode ticks of so many lanes."""
         wanted = {n for n in self.decoding if len(self.ticks[n]) == lanes}
