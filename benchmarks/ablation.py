@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import deliver, footer, origin
+from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.training.distill import fit
 from vllm_ppsd.training.evaluate import OVERALL, evaluate
 from vllm_ppsd.training.recipe import Recipe, read_recipe

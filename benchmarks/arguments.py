@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.prompt_sets import OWN
+from vllm_ppsd.bench.prompts import OWN
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -22,8 +22,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import arguments, engines, random_llama
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments, random_llama
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.speedup import ideal_speedup

@@ -14,8 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import arguments, engines
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.training.prompts import chat_tokens
 
 FILLER = "Please summarise what the following notes say about the weather, number {}. "

@@ -25,10 +25,11 @@ from tqdm import tqdm
 from vllm.benchmarks.serve import add_cli_args, main_async
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from benchmarks import arguments, engines
-from benchmarks.prompt_sets import first_of_each
-from benchmarks.report import deliver, footer, origin, said
+from benchmarks import arguments
 from benchmarks.servers import COMMON, Server, serving, split_of
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin, said
+from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.config.cpu_binding import CORES
 
 PLAIN, PPSD = "plain", "PPSD"
@@ -44,7 +45,7 @@ FIGURES = {
 def main() -> None:
     """Run the benchmark and print its table."""
     given = _parser().parse_args()
-    report = {"rows": _measure(given)} | origin(said("benchmarks.load"))
+    report = {"rows": _measure(given)} | origin(said("python -m benchmarks.load", given.model))
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
 
 

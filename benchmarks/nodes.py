@@ -22,11 +22,12 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from benchmarks import arguments, engines
-from benchmarks.prompt_sets import first_of_each
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments
 from benchmarks.servers import COMMON, Server, serving_two_nodes, split_of
 from benchmarks.slow_link import SlowLink
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.bench.prompts import first_of_each
 
 PLAIN = "plain"
 

@@ -20,10 +20,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import arguments, engines
-from benchmarks.engines import Timed
-from benchmarks.prompt_sets import OWN, first_of_each
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.engines import Timed
+from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.bench.prompts import OWN, first_of_each
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record

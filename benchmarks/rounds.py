@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import engines
-from benchmarks.engines import Timed
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.engines import Timed
 from vllm_ppsd.config.entry import model_shape
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import round_cost

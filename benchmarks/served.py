@@ -14,9 +14,10 @@ from typing import Any
 
 from vllm import SamplingParams
 
-from benchmarks import arguments, engines
-from benchmarks.prompt_sets import first_of_each
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.training.prompts import Prompt, chat_tokens
 
 

@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arguments, engines, random_llama
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments, random_llama
 from benchmarks.rounds import (
     PLAIN,
     Turn,
@@ -26,6 +25,8 @@ from benchmarks.rounds import (
     modelled_draft_cost,
     summary,
 )
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.planning.shape import assumed_head

@@ -13,9 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arguments, engines
-from benchmarks.prompt_sets import first_of_each
-from benchmarks.report import deliver, footer, origin
+from benchmarks import arguments
 from benchmarks.rounds import (
     PLAIN,
     Turn,
@@ -26,6 +24,9 @@ from benchmarks.rounds import (
     render,
     summary,
 )
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.training.prompts import chat_tokens
 
 NGRAM = "n-gram, 3 drafts"

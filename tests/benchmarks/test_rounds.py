@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.engines import Timed
 from benchmarks.rounds import PLAIN, Seen, render, summary
+from vllm_ppsd.bench.engines import Timed
 
 
 def run(seconds: float, passes: int, tokens: int = 9) -> Timed:

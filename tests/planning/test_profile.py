@@ -18,7 +18,6 @@ def test_the_times_that_were_simulated_are_found_again():
     partition = (17, 13)
     plain = {n: Simulation(wanted, partition, 0.0, 0, n, tokens=60).run() for n in (1, 4)}
     drafting = {n: Simulation(wanted, partition, 0.5, 1, n, tokens=60).run() for n in (1, 4)}
-    # Plain decoding of four requests runs two of them in a step.
     found = derive("m", "h", partition, {1: plain[1]}, {1: drafting[1]})
     assert found.by_lanes[1].layer == pytest.approx(wanted.by_lanes[1].layer)
     assert found.by_lanes[1].lm_head == pytest.approx(wanted.by_lanes[1].lm_head)
@@ -28,8 +27,26 @@ def test_the_times_that_were_simulated_are_found_again():
     assert found.prepare == pytest.approx(wanted.prepare)
     assert found.control == pytest.approx(wanted.control)
     assert found.contention == pytest.approx(1.2)
-    with pytest.raises(PPSDConfigError, match="no step of 4 lanes was seen"):
-        derive("m", "h", partition, {1: plain[1], 4: plain[4]}, drafting)
+
+
+def test_the_lanes_that_steps_really_had_are_what_counts():
+    wanted = profile(slope=0.05)
+    partition = (17, 13)
+    plain = {n: Simulation(wanted, partition, 0.0, 0, n, tokens=60).run() for n in (1, 4)}
+    drafting = {n: Simulation(wanted, partition, 0.5, 1, n, tokens=60).run() for n in (1, 4)}
+    found = derive("m", "h", partition, plain, drafting)
+    assert set(found.by_lanes) == {1, 2}, "plain decoding runs two of four requests in a step"
+    for lanes in (1, 2):
+        assert found.at(lanes).layer == pytest.approx(wanted.at(lanes).layer)
+        assert found.at(lanes).head == pytest.approx(wanted.at(lanes).head)
+
+
+def test_a_trace_too_short_is_refused():
+    partition = (17, 13)
+    plain = {1: Simulation(profile(), partition, 0.0, 0, 1, tokens=3).run()}
+    drafting = {1: Simulation(profile(), partition, 0.5, 1, 1, tokens=3).run()}
+    with pytest.raises(PPSDConfigError, match="fewer than 4 steps of one lane"):
+        derive("m", "h", partition, plain, drafting)
 
 
 def test_lanes_between_are_on_a_straight_line():

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vllm_ppsd import __version__
-from vllm_ppsd.cli import planning, training
+from vllm_ppsd.cli import bench, planning, training
 from vllm_ppsd.config.errors import PPSDConfigError
 
 
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("--intermediate-size", type=int, help="width of an mlp head")
     head.set_defaults(run=_init_head)
     planning.add_commands(commands)
+    bench.add_command(commands)
     training.add_commands(commands)
     commands.add_parser("vllm", help="vLLM's own command, for packages not called `vllm`")
     return parser

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import split_layers
+from vllm_ppsd.config.layout import ModelShape, split_layers
+from vllm_ppsd.planning.heads import Choice
 from vllm_ppsd.planning.model import Expected, plain_pipeline, ppsd
 from vllm_ppsd.planning.times import Profile
 
@@ -25,6 +26,7 @@ class Plan:
         alpha: acceptance rate that is counted on.
         expected: of PPSD.
         speedup: over plain decoding in the layout that is best for that.
+        choice: the head, where there was one to choose.
     """
 
     partition: tuple[int, ...]
@@ -32,6 +34,7 @@ class Plan:
     alpha: float
     expected: Expected
     speedup: float
+    choice: Choice | None = None
 
     @property
     def exit_layer(self) -> int:
@@ -99,6 +102,34 @@ def plans(
         speedup = base.ms_per_token / expected.ms_per_token
         found.append(Plan(partition, drafts, alpha, expected, speedup))
     return sorted(found, key=lambda plan: -plan.speedup)
+
+
+def plans_with_heads(
+    profile: Profile,
+    stages: int,
+    shape: ModelShape,
+    heads: Iterable[Choice],
+    requests: int = 1,
+) -> list[Plan]:
+    """Return the best layout and head for every exit layer, best speedup first.
+
+    Args:
+        profile: times on the machine, with some head.
+        stages: pipeline size.
+        shape: sizes of the model.
+        heads: to choose from, with their acceptance rates.
+        requests: how many decode at once.
+
+    Raises:
+        PPSDConfigError: the model cannot be split so, or no exit layer fits.
+    """
+    best: dict[int, Plan] = {}
+    for choice in heads:
+        for one in plans(choice.profile(profile, shape), stages, choice.rates, requests):
+            before = best.get(one.exit_layer)
+            if before is None or one.speedup > before.speedup:
+                best[one.exit_layer] = replace(one, choice=choice)
+    return sorted(best.values(), key=lambda plan: -plan.speedup)
 
 
 def between(known: Mapping[int, float]) -> dict[int, float]:

@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.offline import engine
 from vllm_ppsd.planning.hardware import hardware
@@ -18,6 +21,9 @@ PROMPT = list(range(100, 108))
 """Short, so that many requests end their prompts in one tick and stay together."""
 
 TOKENS = 48
+
+SEEN = 4
+"""Steps of so many lanes that make a median."""
 
 
 def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
@@ -39,7 +45,7 @@ def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
         _traces(model, partition, {"model": str(found.path)} | options, lanes)
         for options in ({"num_speculative_tokens": 0}, {"load_adaptive": False})
     )
-    return derive(model, hardware(), partition, plain, drafting)
+    return derive(model, hardware(), partition, plain, drafting, found.config)
 
 
 def derive(
@@ -48,6 +54,7 @@ def derive(
     partition: Sequence[int],
     plain: Mapping[int, Trace],
     drafting: Mapping[int, Trace],
+    head: ExitHeadConfig | None = None,
 ) -> Profile:
     """Return the profile that traces of both ways of decoding show; medians throughout.
 
@@ -57,22 +64,31 @@ def derive(
         partition: decoder layers per stage.
         plain: by number of requests, a trace of plain pipeline decoding.
         drafting: the same with PPSD.
+        head: that PPSD drafted with.
     """
     last = len(partition) - 1
-    by_lanes = {}
-    for lanes, trace in plain.items():
-        whole = sum(_median(trace, stage, What.LAYERS, lanes) for stage in range(last + 1))
-        by_lanes[lanes] = Parts(
-            layer=whole / sum(partition),
-            head=_median(drafting[lanes], 0, What.DRAFT, lanes),
-            lm_head=_median(trace, last, What.LM_HEAD, lanes),
-            sampler=_median(trace, last, What.SAMPLE, lanes),
+    layers = [_by_lanes(plain.values(), stage, What.LAYERS) for stage in range(last + 1)]
+    lm_heads = _by_lanes(plain.values(), last, What.LM_HEAD)
+    samplers = _by_lanes(plain.values(), last, What.SAMPLE)
+    heads = _by_lanes(drafting.values(), 0, What.DRAFT)
+    busy = [_by_lanes([drafting[1]], stage, What.LAYERS) for stage in range(last + 1)]
+    for seen in (*layers, lm_heads, samplers, heads, *busy):
+        if 1 not in seen:
+            raise PPSDConfigError(
+                f"fewer than {SEEN} steps of one lane were seen; trace more tokens, or a head that "
+                "is right more often"
+            )
+    by_lanes = {
+        lanes: Parts(
+            layer=sum(seen[lanes] for seen in layers) / sum(partition),
+            head=float(np.interp(lanes, sorted(heads), [heads[n] for n in sorted(heads)])),
+            lm_head=lm_heads[lanes],
+            sampler=samplers[lanes],
         )
+        for lanes in sorted(set(lm_heads).intersection(samplers, *layers))
+    }
     alone = plain[1]
-    slowed = [
-        _median(drafting[1], stage, What.LAYERS, 1) / _median(alone, stage, What.LAYERS, 1)
-        for stage in range(last + 1)
-    ]
+    slowed = [busy[stage][1] / layers[stage][1] for stage in range(last + 1)]
     return Profile(
         model=model,
         hardware=machine,
@@ -83,17 +99,21 @@ def derive(
         prepare=_between(drafting[1], (0, What.DRAFT), (0, What.HOLD), behind=1),
         control=_between(alone, (last, What.SAMPLE), (0, What.LAYERS), behind=1),
         contention=max(1.0, statistics.mean(slowed)),
+        head=head,
     )
 
 
-def _median(trace: Trace, stage: int, what: What, lanes: int) -> float:
-    found = trace.durations(stage, what, lanes)
-    if not found:
-        raise PPSDConfigError(
-            f"no step of {lanes} lanes was seen on stage {stage} ({what}); leave {lanes} out of "
-            "--lanes"
-        )
-    return statistics.median(found)
+def _by_lanes(traces: Iterable[Trace], stage: int, what: What) -> dict[int, float]:
+    """Median time by the lanes of a step, where enough steps had so many.
+
+    Requests that arrive together need not share their steps: those that miss a step by
+    a moment stay apart.
+    """
+    found: dict[int, list[float]] = {}
+    for trace in traces:
+        for lanes, durations in trace.durations(stage, what).items():
+            found.setdefault(lanes, []).extend(durations)
+    return {lanes: statistics.median(all_) for lanes, all_ in found.items() if len(all_) >= SEEN}
 
 
 def _between(trace: Trace, first: tuple[int, What], second: tuple[int, What], behind: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.planning.heads import ASSUMPTION, Choice, choices
 from vllm_ppsd.planning.model import Expected, draft_then_verify, tensor_parallel
-from vllm_ppsd.planning.plan import Plan, best_plain, between, plans
+from vllm_ppsd.planning.plan import Plan, best_plain, between, plans_with_heads
 from vllm_ppsd.planning.shape import assumed_head, shape_of
 from vllm_ppsd.planning.times import Profile, assumed_profile, read_profile
 
@@ -80,15 +82,21 @@ def plan(
         )
     rates = between(acceptance)
     linked = times.over_link(delay)
-    ranked = plans(linked, stages, rates, requests)
+    heads = [Choice(made, rates)] if head else list(choices(made, rates))
+    if not head:
+        assumptions.append(ASSUMPTION)
+    ranked = plans_with_heads(linked, stages, shape, heads, requests)
     console = Console()
     console.print(_table(ranked, linked, requests))
     console.print(_others(ranked[0], linked, requests))
     for assumption in assumptions:
         console.print(f"assumed, not measured: {assumption}")
-    console.print("\n" + ranked[0].command(model, head), soft_wrap=True)
+    best = ranked[0]
+    if not head and best.choice:
+        console.print("\n" + best.choice.training(model, best.exit_layer), soft_wrap=True)
+    console.print("\n" + best.command(model, head), soft_wrap=True)
     if picture is not None:
-        _draw(linked, rates, requests, picture)
+        _draw(linked, shape, heads, requests, picture)
         console.print(str(picture))
     return 0
 
@@ -104,13 +112,24 @@ def _between_shares(share: float) -> float:
 
 def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
     made = Table(
-        *("exit", "layers", "drafts", "α", "ms/token", "tokens/s", "speedup", "idle, by stage"),
+        *(
+            "exit",
+            "layers",
+            "head",
+            "drafts",
+            "α",
+            "ms/token",
+            "tokens/s",
+            "speedup",
+            "idle, by stage",
+        ),
         title=f"{requests} request(s), speedup over plain decoding in its own best layout",
     )
     for one in ranked[:SHOWN]:
         made.add_row(
             str(one.exit_layer),
             "+".join(map(str, one.partition)),
+            one.choice.name if one.choice else "",
             str(one.drafts),
             f"{one.alpha:.2f}",
             *_figures(one.expected),
@@ -118,7 +137,7 @@ def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
             _idle(one.expected),
         )
     base = best_plain(profile, len(ranked[0].partition), requests)
-    made.add_row("", "plain", "", "", *_figures(base), "1.00", _idle(base))
+    made.add_row("", "plain", "", "", "", *_figures(base), "1.00", _idle(base))
     return made
 
 
@@ -145,7 +164,9 @@ def _idle(expected: Expected) -> str:
     return " ".join(f"{max(0.0, share):.0%}" for share in expected.idle)
 
 
-def _draw(profile: Profile, rates: Mapping[int, float], requests: int, picture: Path) -> None:
+def _draw(
+    profile: Profile, shape: ModelShape, heads: Sequence[Choice], requests: int, picture: Path
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -155,7 +176,8 @@ def _draw(profile: Profile, rates: Mapping[int, float], requests: int, picture: 
     for stages in STAGES_DRAWN:
         if stages > profile.num_layers:
             continue
-        found = sorted(plans(profile, stages, rates, requests), key=lambda one: one.exit_layer)
+        ranked = plans_with_heads(profile, stages, shape, heads, requests)
+        found = sorted(ranked, key=lambda one: one.exit_layer)
         axes.plot(
             [one.exit_layer for one in found],
             [one.speedup for one in found],
@@ -163,8 +185,12 @@ def _draw(profile: Profile, rates: Mapping[int, float], requests: int, picture: 
             label=f"{stages} stages",
         )
     right: Any = axes.twinx()
+    rates = {}
+    for choice in heads:
+        for exit_layer, rate in choice.rates.items():
+            rates[exit_layer] = max(rate, rates.get(exit_layer, 0.0))
     right.plot(list(rates), list(rates.values()), ":", color="0.5")
-    right.set_ylabel("acceptance rate (dotted)")
+    right.set_ylabel("acceptance rate of the best head (dotted)")
     right.set_ylim(0, 1)
     axes.axhline(1, color="0.7", linewidth=0.8)
     axes.set_xlabel("exit layer")

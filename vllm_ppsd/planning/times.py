@@ -46,6 +46,7 @@ class Profile(BaseModel):
         prepare: between the work on two steps that follow each other on stage 0: what it
             takes to prepare the inputs, which otherwise is part of ``control``.
         contention: times that a stage takes longer while all stages are busy.
+        head: the exit head whose times stand in ``by_lanes``, where there was one.
         assumed: which of these are assumptions; all others were measured.
     """
 
@@ -60,6 +61,7 @@ class Profile(BaseModel):
     control: float = Field(ge=0)
     prepare: float = Field(default=0.0, ge=0)
     contention: float = Field(default=1.0, ge=1)
+    head: ExitHeadConfig | None = None
     assumed: list[str] = []
 
     @model_validator(mode="after")
@@ -137,6 +139,7 @@ def assumed_profile(
         hand_over=0.0,
         verdict=0.0,
         control=0.0,
+        head=head,
         assumed=[
             "a layer, the exit head and the LM head take as long as their weights are large",
             "a step of many lanes takes as long as a step of one",

@@ -166,14 +166,14 @@ class Trace:
         hits, misses = self.count(Outcome.HIT), self.count(Outcome.MISS)
         return hits / (hits + misses) if hits + misses else None
 
-    def durations(self, stage: int, what: What, lanes: int) -> list[float]:
-        """Return the ms that ``stage`` took for ``what`` in decode ticks of so many lanes."""
-        wanted = {n for n in self.decoding if len(self.ticks[n]) == lanes}
-        return [
-            s.duration
-            for s in self.spans
-            if s.stage == stage and s.what == what and s.tick in wanted
-        ]
+    def durations(self, stage: int, what: What) -> dict[int, list[float]]:
+        """Return the ms that ``stage`` took for ``what`` in decode ticks, by their lanes."""
+        wanted = set(self.decoding)
+        found: dict[int, list[float]] = {}
+        for span in self.spans:
+            if span.stage == stage and span.what == what and span.tick in wanted:
+                found.setdefault(len(self.ticks[span.tick]), []).append(span.duration)
+        return found
 
     def gaps(self) -> list[tuple[int, float, float]]:
         """Return (stage, start, end) of every stretch in which a stage did nothing."""

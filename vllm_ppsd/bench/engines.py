@@ -1,4 +1,4 @@
-"""Engines for benchmarks: several alive at once, so that runs can be interleaved."""
+"""vLLM engines for measurements: several alive at once, so that runs can be interleaved."""
 
 from __future__ import annotations
 
@@ -62,30 +62,56 @@ def start(
         return LLM(model, pipeline_parallel_size=stages, **(COMMON | options))
 
 
-def generate(llm: LLM, prompt: Sequence[int], max_tokens: int) -> Timed:
-    """Generate greedily for one request and time its decoding."""
+def generate(
+    llm: LLM,
+    prompt: Sequence[int],
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> Timed:
+    """Generate for one request, past every end of text, and time its decoding."""
+    (timed,) = generate_together(llm, [prompt], max_tokens, temperature, seed)
+    return timed
+
+
+def generate_together(
+    llm: LLM,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> list[Timed]:
+    """Generate for requests that arrive at once, past every end of text; time each."""
     params = SamplingParams(
-        temperature=0.0,
+        temperature=temperature,
+        seed=seed,
         max_tokens=max_tokens,
         ignore_eos=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    (request,) = llm.renderer.render_cmpl([{"prompt_token_ids": list(prompt)}])
-    llm.llm_engine.add_request(f"benchmark-{time.monotonic_ns()}", request, params)
+    asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+    begin = time.monotonic_ns()
+    for number, request in enumerate(llm.renderer.render_cmpl(asked)):
+        llm.llm_engine.add_request(f"benchmark-{begin}-{number:04}", request, params)
     steps = 0
     found: list[Any] = []
     while llm.llm_engine.has_unfinished_requests():
         found += llm.llm_engine.step()
         steps += 1
-    (output,) = found
-    times = output.metrics
-    return Timed(
-        list(prompt),
-        list(output.outputs[0].token_ids),
-        times.last_token_ts - times.first_token_ts,
-        steps - 1,
-        times.first_token_ts - times.queued_ts,
-    )
+    return [
+        Timed(
+            list(prompt),
+            list(output.outputs[0].token_ids),
+            output.metrics.last_token_ts - output.metrics.first_token_ts,
+            steps - 1,
+            output.metrics.first_token_ts - output.metrics.queued_ts,
+        )
+        for prompt, output in zip(prompts, sorted(found, key=_request_id), strict=True)
+    ]
+
+
+def _request_id(output: Any) -> str:
+    return str(output.request_id)
 
 
 def draft_counts(llm: LLM) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The prompts that a benchmark asks."""
+"""The prompts that a measurement asks."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""What every benchmark says of its numbers: command, commit, versions, processor."""
+"""What is said of measured numbers: command, commit, versions, hardware."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import vllm_ppsd
 from vllm_ppsd.config.support import installed_vllm
 from vllm_ppsd.planning.hardware import hardware
 
@@ -25,16 +26,15 @@ def origin(command: str) -> dict[str, Any]:
     }
 
 
-def said(module: str) -> str:
+def said(program: str, model: str) -> str:
     """Return this process's command line, without the places of this machine.
 
     Args:
-        module: of the benchmark, as behind ``python -m``.
+        program: what stands before the arguments.
+        model: the argument that names the model.
     """
-    model, *words = sys.argv[1:]
-    named = [Path(word).name if os.sep in word else word for word in words]
-    assert os.sep in model, "the model comes first, as a path"
-    return shlex.join(["python", "-m", module, "MODEL", *named])
+    words = ["MODEL" if word == model else word for word in sys.argv[1:]]
+    return shlex.join([*program.split(), *(Path(w).name if os.sep in w else w for w in words)])
 
 
 def footer(report: dict[str, Any]) -> str:
@@ -50,6 +50,12 @@ def deliver(report: dict[str, Any], table: str, path: str | None) -> None:
 
 
 def _commit() -> str:
-    command: Sequence[str] = ("git", "describe", "--always", "--dirty")
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
+    """Return the commit of this code, or its version where it is not in a checkout."""
+    package = Path(vllm_ppsd.__file__).parent
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty"]
+    tracked = ["git", "-C", str(package), "ls-files", "--error-unmatch", "plugin.py"]
+    with contextlib.suppress(OSError):
+        if subprocess.run(tracked, capture_output=True, check=False).returncode == 0:
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            return result.stdout.strip()
+    return f"none, vllm-ppsd {vllm_ppsd.__version__}"

@@ -1,0 +1,156 @@
+"""The cost model against measured runs: one and several requests, at chosen acceptance rates.
+
+A pipeline of two with the model's exit head, whose drafts a record replaces, so that they
+are right as often as asked for; all requests draft at any load. The times of the parts come
+from traces of the same engines. What was measured takes turns with plain decoding.
+
+    python -m benchmarks.cost_model MODEL --prompts FOLDER [--requests 1 8] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from vllm import SamplingParams
+
+from benchmarks import arguments
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin, said
+from vllm_ppsd.bench.prompts import first_of_each
+from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.planning.hardware import hardware
+from vllm_ppsd.planning.model import ppsd
+from vllm_ppsd.planning.profile import derive
+from vllm_ppsd.planning.simulate import Simulation
+from vllm_ppsd.planning.times import Profile
+from vllm_ppsd.trace.recording import record
+from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.worker.synthetic import write_record
+
+ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
+DRAFTS = 1
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    given = _parser().parse_args()
+    rows, profile = _measure(given)
+    report = {"rows": rows, "profile": profile.model_dump()} | origin(
+        said("python -m benchmarks.cost_model", given.model)
+    )
+    deliver(report, f"{render(rows)}\n\n{footer(report)}", given.json)
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| requests | acceptance | ms per token (range) | cost model | error | simulator | error |",
+        "| " + "--- | " * 7,
+    ]
+    for row in rows:
+        measured = statistics.median(row["times_ms"])
+        alpha = "plain" if row["acceptance"] is None else f"{row['acceptance']:.2f}"
+        lines.append(
+            f"| {row['requests']} | {alpha} | {measured:.1f} ({min(row['times_ms']):.1f} to "
+            f"{max(row['times_ms']):.1f}) | {row['model_ms']:.1f} "
+            f"| {row['model_ms'] / measured - 1:+.0%} | {row['simulated_ms']:.1f} "
+            f"| {row['simulated_ms'] / measured - 1:+.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
+    head = find(given.head, given.model)
+    partition = head.config.two_stages
+
+    def start(speculation: dict[str, Any]) -> Any:
+        return engines.start(
+            given.model,
+            stages=2,
+            cores="|".join(given.cores.split(",")),
+            dtype=given.dtype,
+            speculative_config={"method": "ppsd", "model": str(head.path)} | speculation,
+        )
+
+    plain = start({"num_speculative_tokens": 0})
+    tokenizer = plain.get_tokenizer()
+    asked = first_of_each(given.prompts, None)[: max(given.requests)]
+    prompts = [chat_tokens(tokenizer, prompt.text) for prompt in asked]
+    answers = [engines.generate(plain, prompt, given.tokens) for prompt in prompts]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record.jsonl"
+        write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
+        synthetic = {"record": str(path), "acceptance": 1.0}
+        drafting = start({"synthetic_drafter": synthetic, "load_adaptive": False})
+    profile = _profile(given, partition, plain, drafting)
+    times: dict[tuple[int, float | None], list[float]] = {}
+    counts: dict[tuple[int, float | None], list[int]] = {}
+    kinds = [None, *ACCEPTANCES]
+    turns = list(product(range(given.repeats), given.requests, kinds))
+    for _, requests, acceptance in tqdm(turns, desc="runs"):
+        engines.settle()
+        llm = plain if acceptance is None else drafting
+        if acceptance is not None:
+            drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+        before = engines.draft_counts(drafting)
+        runs = engines.generate_together(llm, prompts[:requests], given.tokens)
+        after = engines.draft_counts(drafting)
+        key = requests, acceptance
+        times.setdefault(key, []).append(statistics.mean(run.ms_per_token for run in runs))
+        seen = counts.setdefault(key, [0, 0])
+        seen[0] += after[0] - before[0]
+        seen[1] += after[1] - before[1]
+    rows = []
+    for (requests, acceptance), seen_ms in times.items():
+        drafts, hits = counts[requests, acceptance]
+        alpha = hits / drafts if acceptance is not None else None
+        rows.append(
+            {"requests": requests, "acceptance": alpha, "times_ms": seen_ms}
+            | _expected(profile, partition, requests, alpha)
+        )
+    return rows, profile
+
+
+def _expected(
+    profile: Profile, partition: Sequence[int], requests: int, alpha: float | None
+) -> dict[str, float]:
+    drafts = 0 if alpha is None else DRAFTS
+    played = Simulation(profile, partition, alpha or 0.0, drafts, requests, tokens=2000).run()
+    return {
+        "model_ms": ppsd(profile, partition, alpha or 0.0, drafts, requests).ms_per_token,
+        "simulated_ms": played.ms_per_token(),
+    }
+
+
+def _profile(
+    given: argparse.Namespace, partition: Sequence[int], plain: Any, drafting: Any
+) -> Profile:
+    """Trace steps of as many lanes as the runs will have."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=48, ignore_eos=True)
+    lanes = sorted({1, *given.requests, *(max(1, n // 2) for n in given.requests)})
+    prompt: Any = {"prompt_token_ids": list(range(100, 108))}
+    traces = [{n: record(llm, [prompt] * n, sampling) for n in lanes} for llm in (plain, drafting)]
+    return derive(Path(given.model).name, hardware(), partition, *traces)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments.parser(__doc__)
+    arguments.add_model(parser)
+    arguments.add_prompts(parser, limit=None, tokens=96)
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8], help="at once")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every kind")
+    parser.add_argument("--dtype", default="float32", help="of both engines")
+    return parser
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    main()

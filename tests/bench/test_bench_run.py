@@ -1,0 +1,98 @@
+"""``vllm-ppsd bench`` with made-up engines: what is run, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import pytest
+
+from vllm_ppsd.bench import contenders, run
+from vllm_ppsd.bench.methods import Method
+from vllm_ppsd.bench.runs import Answer
+from vllm_ppsd.cli.main import main
+
+
+class Fake:
+    """Answers at once; stops the measurement after ``left`` answers."""
+
+    def __init__(self, method, left):
+        self.method = method
+        self.left = left
+        self.closed = False
+
+    def answer(self, prompt, tokens, temperature, seed):
+        if next(self.left) == 0:
+            raise KeyboardInterrupt
+        drafts = 10 if self.method == Method.PPSD else 0
+        return Answer([7] * tokens, 20.0 if drafts else 30.0, drafts, drafts // 2)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def asked(tmp_path, tiny_llama, monkeypatch):
+    """A function that calls the command, with fakes that stop after so many answers."""
+    prompts = tmp_path / "words.jsonl"
+    prompts.write_text('{"prompt": "w5 w6 w7"}\n{"prompt": "w9 w5 w6"}\n')
+    monkeypatch.setattr(run, "settle", lambda seconds: None)
+    started = []
+
+    def call(*words, stop_after=1000):
+        left = count(stop_after, -1)
+
+        def start(setting, methods):
+            started.append(list(methods))
+            return {method: Fake(method, left) for method in methods}
+
+        monkeypatch.setattr(contenders, "start", start)
+        given = ["bench", str(tiny_llama), "--prompts", str(prompts), "--tokens", "8"]
+        output = tmp_path / "out"
+        return main([*given, "-o", str(output), *words]), started, output
+
+    return call
+
+
+def test_a_stopped_measurement_goes_on(asked, capsys):
+    # Two answers to warm up, then three rounds of two and a half round.
+    with pytest.raises(KeyboardInterrupt):
+        asked("--methods", "ppsd", stop_after=2 + 7)
+    status, started, output = asked("--methods", "ppsd")
+    assert status == 0
+    assert started == [[Method.PLAIN, Method.PPSD]] * 2
+    lines = (output / "runs.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2 * 2
+    report = json.loads((output / "bench.json").read_text())
+    ours = [row for row in report["rows"] if row["name"] == "ppsd"]
+    assert [row["runs"] for row in ours] == [4, 4]
+    assert [row["speedup"] for row in ours] == [1.5, 1.5]
+    assert [row["acceptance"] for row in ours] == [0.5, 0.5]
+    assert "1.50 (1.50 to 1.50)" in (output / "bench.md").read_text()
+    assert (output / "bench.png").exists()
+    assert asked("--methods", "ppsd")[0] == 0
+    assert len(started) == 2, "nothing is started where nothing is left to run"
+
+
+def test_another_measurement_does_not_go_into_the_same_folder(asked, capsys):
+    assert asked()[0] == 0
+    assert asked("--tokens", "9")[0] == 2
+    assert "tokens: 8 there, 9 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--limit", "0"], "--limit 0"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--tokens", "7"], "--tokens 7: at least 8"),
+        (["--tokens", "600"], "no room for --tokens 600 in the model's context of 512"),
+        (["--temperatures", "-1"], "--temperatures -1"),
+        (["--prompts", "nowhere"], "nowhere is no prompt file"),
+        (["--head", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(asked, capsys, words, said):
+    status, started, _ = asked(*words)
+    assert (status, started) == (2, [])
+    assert said in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Measurements: engines that take turns, and what ``vllm-ppsd bench`` makes of them."""

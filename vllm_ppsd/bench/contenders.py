@@ -1,0 +1,149 @@
+"""The ways of decoding that ``vllm-ppsd bench`` compares."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.methods import Method
+from vllm_ppsd.bench.runs import Answer
+from vllm_ppsd.config.cpu_binding import deal
+
+
+class Contender(ABC):
+    """A way of decoding, ready to answer."""
+
+    @abstractmethod
+    def answer(self, prompt: Sequence[int], tokens: int, temperature: float, seed: int) -> Answer:
+        """Decode exactly ``tokens`` tokens for one prompt."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders share.
+
+    Attributes:
+        model: the target.
+        head: folder of its exit head.
+        partition: decoder layers per stage; the first is the exit layer.
+        max_model_len: tokens of the longest prompt and its answer.
+    """
+
+    model: str
+    head: str
+    partition: tuple[int, ...]
+    max_model_len: int
+
+
+class Engine(Contender):
+    """vLLM."""
+
+    def __init__(self, setting: Setting, stages: int, speculation: dict[str, Any] | None) -> None:
+        self._counts = speculation is not None and speculation["method"] == "ppsd"
+        self._llm = engines.start(
+            setting.model,
+            stages=stages,
+            cores=deal(sorted(os.sched_getaffinity(0)), stages),
+            partition=setting.partition if stages > 1 else (),
+            speculative_config=speculation,
+            max_model_len=setting.max_model_len,
+        )
+
+    def answer(self, prompt: Sequence[int], tokens: int, temperature: float, seed: int) -> Answer:
+        before = self._drafted()
+        run = engines.generate(self._llm, prompt, tokens, temperature, seed)
+        after = self._drafted()
+        return Answer(run.tokens, run.ms_per_token, after[0] - before[0], after[1] - before[1])
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _drafted(self) -> tuple[int, int]:
+        # vLLM keeps counters in the process, and only of the engine that started last.
+        return engines.draft_counts(self._llm) if self._counts else (0, 0)
+
+
+class Transformers(Contender):
+    """Hugging Face's ``generate``, in this process."""
+
+    def __init__(self, model: str, early_exit: int | None) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self._model = AutoModelForCausalLM.from_pretrained(model, device_map="auto", dtype="auto")
+        self._early_exit = {} if early_exit is None else {"assistant_early_exit": early_exit}
+        self._threads = len(os.sched_getaffinity(0))
+
+    def answer(self, prompt: Sequence[int], tokens: int, temperature: float, seed: int) -> Answer:
+        torch.set_num_threads(self._threads)
+        torch.manual_seed(seed)
+        clock = _Clock()
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        ids = torch.tensor([list(prompt)], device=self._model.device)
+        output = self._model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            # Past every end of text, as the other contenders.
+            eos_token_id=-1,
+            pad_token_id=0,
+            streamer=clock,
+            **(sampling if temperature else {"do_sample": False}),
+            **self._early_exit,
+        )
+        return Answer(output[0, len(prompt) :].tolist(), clock.ms_per_token())
+
+    def close(self) -> None:
+        del self._model
+
+
+class _Clock:
+    """A streamer of ``generate`` that notes when how many tokens came."""
+
+    def __init__(self) -> None:
+        self._lots: list[tuple[float, int]] = []
+
+    def put(self, tokens: Any) -> None:
+        self._lots.append((time.perf_counter(), tokens.numel()))
+
+    def end(self) -> None:
+        """Part of the protocol; the last lot has been noted."""
+
+    def ms_per_token(self) -> float:
+        # The first lot is the prompt, the second took its pass.
+        (begin, _), *rest = self._lots[1:]
+        return 1000 * (rest[-1][0] - begin) / sum(count for _, count in rest)
+
+
+STARTS: Mapping[Method, Callable[[Setting], Contender]] = {
+    Method.PLAIN: lambda setting: Engine(setting, len(setting.partition), None),
+    Method.NGRAM: lambda setting: Engine(
+        setting,
+        len(setting.partition),
+        {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4},
+    ),
+    Method.SINGLE: lambda setting: Engine(setting, 1, None),
+    Method.TRANSFORMERS: lambda setting: Transformers(setting.model, None),
+    Method.EARLY_EXIT: lambda setting: Transformers(setting.model, setting.partition[0]),
+    # Last: the counters in this process are those of the engine that started last.
+    Method.PPSD: lambda setting: Engine(
+        setting, len(setting.partition), {"method": "ppsd", "model": setting.head}
+    ),
+}
+"""How to start each contender, in the order in which they are started."""
+
+
+def start(setting: Setting, methods: Sequence[Method]) -> dict[Method, Contender]:
+    """Start contenders; return them in the order of ``methods``."""
+    started = {method: STARTS[method](setting) for method in STARTS if method in methods}
+    return {method: started[method] for method in methods}

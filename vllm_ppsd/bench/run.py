@@ -1,0 +1,156 @@
+"""``vllm-ppsd bench``: one request at a time by every way of decoding, in turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from vllm_ppsd.bench import contenders
+from vllm_ppsd.bench.contenders import Setting
+from vllm_ppsd.bench.engines import settle
+from vllm_ppsd.bench.methods import Method
+from vllm_ppsd.bench.origin import origin
+from vllm_ppsd.bench.prompts import first_of_each
+from vllm_ppsd.bench.report import draw, render, rows
+from vllm_ppsd.bench.runs import Round, Runs
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.files import write_whole
+from vllm_ppsd.progress import progress
+from vllm_ppsd.training.prompts import chat_tokens
+
+
+def run(
+    model: str,
+    head: str | None,
+    *,
+    prompts: Path,
+    limit: int,
+    tokens: int,
+    temperatures: Sequence[float],
+    repeats: int,
+    methods: Sequence[Method],
+    output: Path,
+    command: str,
+) -> int:
+    """Measure, and write ``runs.jsonl``, ``bench.json``, ``bench.md`` and ``bench.png``.
+
+    Args:
+        model: the target.
+        head: its exit head; None for the one that ships.
+        prompts: a JSONL file or a folder of them, a prompt set each.
+        limit: prompts of each set.
+        tokens: output tokens per prompt.
+        temperatures: of sampling.
+        repeats: how often each prompt is asked.
+        methods: what takes turns; the plain pipeline always does, and first.
+        output: folder to write; runs that it holds are not run again.
+        command: what was called, for the report.
+
+    Raises:
+        PPSDConfigError: a number is out of range, a prompt is too long, no head fits, or
+            the folder holds runs of something else.
+    """
+    _check(limit, tokens, temperatures, repeats)
+    found = find(head, model)
+    compared = [method for method in Method if method == Method.PLAIN or method in methods]
+    asked = first_of_each(prompts, limit)
+    prompt_ids = _tokenized(model, [prompt.text for prompt in asked])
+    setting = Setting(
+        model,
+        str(found.path),
+        tuple(found.config.two_stages),
+        max_model_len=_room(model, prompt_ids, tokens),
+    )
+    source = origin(command)
+    shared = {
+        "model": Path(model).name,
+        "fingerprint": found.config.target.fingerprint,
+        "head": found.path.name,
+        "prompts": [prompt.text for prompt in asked],
+        "tokens": tokens,
+        "methods": compared,
+        "commit": source["commit"],
+        "versions": source["versions"],
+        "cpu": source["cpu"],
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    runs = Runs(output / "runs.jsonl", shared)
+    order = [Round(*one) for one in product(temperatures, range(repeats), range(len(asked)))]
+    missing = runs.missing(order)
+    if missing:
+        _measure(setting, compared, prompt_ids, tokens, missing, runs)
+    report: dict[str, Any] = source | {
+        "temperatures": list(temperatures),
+        "labels": {method: method.label(setting.partition) for method in compared},
+        "rows": rows(
+            {one: runs.answers[one] for one in order}, [prompt.source for prompt in asked]
+        ),
+    }
+    text = render(report)
+    write_whole(output / "bench.json", lambda path: path.write_text(json.dumps(report, indent=2)))
+    write_whole(output / "bench.md", lambda path: path.write_text(text + "\n"))
+    draw(report, output / "bench.png")
+    print(text)
+    print(f"\n{output}/bench.json, bench.md, bench.png")
+    return 0
+
+
+def _measure(
+    setting: Setting,
+    compared: Sequence[Method],
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    missing: Sequence[Round],
+    runs: Runs,
+) -> None:
+    print(f"starting {', '.join(compared)} (a minute or two each, most of it torch.compile) …")
+    started = contenders.start(setting, compared)
+    try:
+        for contender in started.values():
+            contender.answer(prompts[0], 8, 0.0, 0)
+        with progress("rounds") as bar:
+            for one in bar.track(missing):
+                answers = {}
+                for name, contender in started.items():
+                    settle(1.0)
+                    answers[name] = contender.answer(
+                        prompts[one.prompt], tokens, one.temperature, one.repeat
+                    )
+                runs.add(one, answers)
+    finally:
+        for contender in started.values():
+            contender.close()
+
+
+def _check(limit: int, tokens: int, temperatures: Sequence[float], repeats: int) -> None:
+    if limit < 1 or repeats < 1:
+        raise PPSDConfigError(f"--limit {limit}, --repeats {repeats}: at least 1 each")
+    if tokens < 8:
+        raise PPSDConfigError(f"--tokens {tokens}: at least 8 are needed for a time per token")
+    if min(temperatures) < 0:
+        raise PPSDConfigError(f"--temperatures {min(temperatures):g}: at least 0")
+
+
+def _tokenized(model: str, texts: Sequence[str]) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return [chat_tokens(tokenizer, text) for text in texts]
+
+
+def _room(model: str, prompts: Sequence[Sequence[int]], tokens: int) -> int:
+    """Return the context that the longest prompt and its answer need."""
+    from transformers import AutoConfig
+
+    context = AutoConfig.from_pretrained(model).max_position_embeddings
+    needed = max(map(len, prompts)) + tokens
+    if needed > context:
+        raise PPSDConfigError(
+            f"the longest prompt has {needed - tokens} tokens, which leaves no room for --tokens "
+            f"{tokens} in the model's context of {context}"
+        )
+    return needed

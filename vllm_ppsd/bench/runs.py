@@ -1,0 +1,106 @@
+"""The runs of a measurement on disk: a line each, so that a stopped one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.files import write_whole
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request's output.
+
+    Attributes:
+        tokens: output token ids.
+        ms_per_token: of those behind the first, or behind the first lot of several.
+        drafts: retired drafts, where they are counted.
+        hits: of those, hits.
+    """
+
+    tokens: list[int]
+    ms_per_token: float
+    drafts: int = 0
+    hits: int = 0
+
+
+@dataclass(frozen=True, order=True)
+class Round:
+    """One prompt that all contenders answer in turn.
+
+    Attributes:
+        temperature: of sampling.
+        repeat: number of the repetition, from 0; also the seed.
+        prompt: its index.
+    """
+
+    temperature: float
+    repeat: int
+    prompt: int
+
+
+class Runs:
+    """A file of answers, a line for every round, behind a line with the settings."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        """Open or make the file.
+
+        Args:
+            path: the file.
+            settings: what all runs in it have in common.
+
+        Raises:
+            PPSDConfigError: it holds runs with other settings.
+        """
+        self._path = path
+        self.answers: dict[Round, dict[str, Answer]] = {}
+        if path.exists():
+            self._read(settings)
+        else:
+            write_whole(path, lambda file: file.write_text(json.dumps(settings) + "\n"))
+
+    def missing(self, rounds: Sequence[Round]) -> list[Round]:
+        """Return those of ``rounds`` that are still to be run."""
+        return [one for one in rounds if one not in self.answers]
+
+    def add(self, one: Round, answers: dict[str, Answer]) -> None:
+        """Keep a round: it is on disk when this returns."""
+        line = asdict(one) | {"answers": {name: asdict(a) for name, a in answers.items()}}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.answers[one] = answers
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        text = self._path.read_text()
+        # A line without its end was being written when the last run was cut off.
+        whole = text[: text.rfind("\n") + 1]
+        try:
+            first, *lines = whole.splitlines()
+            before = dict(json.loads(first))
+        except (ValueError, TypeError):
+            raise PPSDConfigError(
+                f"{self._path} holds no runs; name another folder with -o"
+            ) from None
+        other = [key for key in settings if before.get(key) != settings[key]]
+        if other:
+            changed = ", ".join(
+                f"{key}: {before.get(key)} there, {settings[key]} now" for key in other
+            )
+            raise PPSDConfigError(
+                f"{self._path} holds runs of another measurement ({changed}); name another "
+                "folder with -o, or remove this one"
+            )
+        if whole != text:
+            write_whole(self._path, lambda file: file.write_text(whole))
+        for line in lines:
+            row = json.loads(line)
+            answers = {name: Answer(**answer) for name, answer in row.pop("answers").items()}
+            self.answers[Round(**row)] = answers
