@@ -61,6 +61,7 @@ def _recipe_arguments(parser: argparse.ArgumentParser, exit_layer: bool = True) 
     parser.add_argument("--head", choices=("lens", "mlp", "transformer"))
     parser.add_argument("--layers", type=int, help="decoder layers of a transformer head")
     parser.add_argument("--draft-vocab-size", type=int, help="tokens that the head can draft")
+    parser.add_argument("--from-head", help="exit-head folder of the same kind to go on from")
     parser.add_argument("--data", nargs="+", help="prompts: JSONL files or folders of them")
     parser.add_argument("--text", nargs="+", help="files of plain text")
     parser.add_argument("--epochs", type=float, help="passes over the text")
@@ -94,6 +95,7 @@ def _recipe(arguments: argparse.Namespace, exit_layer: int | None = None) -> Rec
         "head": arguments.head,
         "layers": arguments.layers,
         "draft_vocab_size": arguments.draft_vocab_size,
+        "from_head": arguments.from_head,
         "data": arguments.data,
         "text": arguments.text,
     }

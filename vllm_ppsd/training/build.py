@@ -29,15 +29,25 @@ def untrained(
     return _build(model, config, initial_tensors(model, config), draft_token_ids)
 
 
-def trained(folder: ExitHeadFolder, model: str) -> tuple[TrainableHead, DraftVocabulary]:
+def trained(
+    folder: ExitHeadFolder, model: str, exit_layer: int | None = None
+) -> tuple[TrainableHead, DraftVocabulary]:
     """Return the head in ``folder``.
+
+    Args:
+        folder: the head.
+        model: its target.
+        exit_layer: another exit layer to have it behind.
 
     Raises:
         ExitHeadError: it was made for another model.
     """
     folder.check_target(model)
     tensors = folder.tensors()
-    return _build(model, folder.config, tensors, tensors.pop(DRAFT_TOKENS, None))
+    config = folder.config
+    if exit_layer is not None:
+        config = config.model_copy(update={"exit_layer": exit_layer})
+    return _build(model, config, tensors, tensors.pop(DRAFT_TOKENS, None))
 
 
 def checkpoint_tensors(head: TrainableHead, vocabulary: DraftVocabulary) -> dict[str, torch.Tensor]:

@@ -15,18 +15,19 @@ import yaml
 from accelerate import Accelerator
 from rich.console import Console
 
-from vllm_ppsd.exit_head.checkpoint import save
+from vllm_ppsd.exit_head.checkpoint import WEIGHTS_FILE, ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.exit_head.fingerprint import model_folder
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.training.build import checkpoint_tensors, untrained
+from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
 from vllm_ppsd.training.card import write_card
 from vllm_ppsd.training.curves import draw_curves
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import LOG, Fit
 from vllm_ppsd.training.generate import generate
-from vllm_ppsd.training.loss import most_frequent
+from vllm_ppsd.training.head import TrainableHead
+from vllm_ppsd.training.loss import DraftVocabulary, most_frequent
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.recipe import Recipe
@@ -75,6 +76,8 @@ def check_request(recipe: Recipe, output: Path) -> None:
         TrainingError: says what is wrong.
     """
     check_exit_layer(recipe.model, recipe.exit_layer)
+    if recipe.from_head:
+        starting_head(recipe)
     if output.exists():
         raise TrainingError(f"{output} exists already; remove it or name another folder")
     prompts = read_prompts(recipe.data) if recipe.data else []
@@ -105,6 +108,40 @@ def _fit(
     torch.manual_seed(settings.seed)
     folder = _run_folder(recipe, work, output)
     states = StateSet(work / "states", recipe.exit_layer)
+    head, vocabulary = _start(recipe, states)
+    dtype = compute_dtype(device, settings.precision)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
+        cpu=device.type == "cpu",
+        log_with="tensorboard" if find_spec("tensorboard") else None,
+        project_dir=folder,
+    )
+    accelerator.init_trackers(TENSORBOARD)
+    head.to(accelerator.device)
+    if recipe.output_map and not recipe.from_head:
+        documents, _ = states.split(settings.validation_documents, settings.seed)
+        packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
+        some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
+        with Console().status("fitting the output map by ridge regression"):
+            fit_output_map(head, (states.batch(p, final=True).to(accelerator.device) for p in some))
+    found = Fit(head, states, vocabulary, settings, folder, accelerator, stages).run()
+    if accelerator.is_main_process:
+        origin = _origin(recipe, states, found, command)
+        write_whole(folder / ORIGIN, lambda path: path.write_text(json.dumps(origin, indent=2)))
+        draw_curves(folder / LOG, folder / CURVES)
+        write_card(folder / CARD, recipe, head.config, found, origin, stages)
+        beside = [folder / name for name in (RECIPE, ORIGIN, LOG, CURVES, CARD)]
+        save(output, head.config, checkpoint_tensors(head, vocabulary), beside)
+    accelerator.end_training()
+    return found
+
+
+def _start(recipe: Recipe, states: StateSet) -> tuple[TrainableHead, DraftVocabulary]:
+    """Return the head before its first step."""
+    if recipe.from_head:
+        before = starting_head(recipe)
+        return trained(before, recipe.model, recipe.exit_layer)
+    settings = recipe.optimisation
     documents, _ = states.split(settings.validation_documents, settings.seed)
     target = describe_target(model_folder(recipe.model))
     token_ids = most_frequent(
@@ -119,31 +156,39 @@ def _fit(
         output_map=recipe.output_map,
         draft_vocab_size=None if token_ids is None else len(token_ids),
     )
-    head, vocabulary = untrained(recipe.model, config, token_ids)
-    dtype = compute_dtype(device, settings.precision)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
-        cpu=device.type == "cpu",
-        log_with="tensorboard" if find_spec("tensorboard") else None,
-        project_dir=folder,
-    )
-    accelerator.init_trackers(TENSORBOARD)
-    head.to(accelerator.device)
-    if recipe.output_map:
-        packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
-        some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
-        with Console().status("fitting the output map by ridge regression"):
-            fit_output_map(head, (states.batch(p, final=True).to(accelerator.device) for p in some))
-    found = Fit(head, states, vocabulary, settings, folder, accelerator, stages).run()
-    if accelerator.is_main_process:
-        origin = _origin(recipe, states, found, command)
-        write_whole(folder / ORIGIN, lambda path: path.write_text(json.dumps(origin, indent=2)))
-        draw_curves(folder / LOG, folder / CURVES)
-        write_card(folder / CARD, recipe, config, found, origin, stages)
-        beside = [folder / name for name in (RECIPE, ORIGIN, LOG, CURVES, CARD)]
-        save(output, config, checkpoint_tensors(head, vocabulary), beside)
-    accelerator.end_training()
-    return found
+    return untrained(recipe.model, config, token_ids)
+
+
+def starting_head(recipe: Recipe) -> ExitHeadFolder:
+    """Return the head that a recipe goes on from.
+
+    Raises:
+        ExitHeadError: it is broken, or made for another model.
+        TrainingError: it is of another kind than the recipe asks for.
+    """
+    assert recipe.from_head is not None
+    folder = ExitHeadFolder.open(recipe.from_head)
+    folder.check_target(recipe.model)
+    config = folder.config
+    has = {
+        "head": config.head_type,
+        "layers": config.num_layers,
+        "output_map": config.output_map,
+        "draft_vocab_size": config.draft_vocab_size,
+    }
+    asked = {
+        "head": recipe.head,
+        "layers": recipe.layers if recipe.head == "transformer" else 0,
+        "output_map": recipe.output_map,
+        "draft_vocab_size": recipe.draft_vocab_size,
+    }
+    other = [f"{name} {has[name]}, not {asked[name]}" for name in has if has[name] != asked[name]]
+    if other:
+        raise TrainingError(
+            f"the head {folder.path} to go on from has {'; '.join(other)}; say the same in the "
+            "recipe, or train from the start"
+        )
+    return folder
 
 
 def _run_folder(recipe: Recipe, work: Path, output: Path) -> Path:
@@ -171,6 +216,18 @@ def _origin(recipe: Recipe, states: StateSet, found: Validation, command: str) -
         "tokens": sum(d.length for d in states.documents),
         "answer_tokens": sum(d.last_row - d.first_row for d in states.documents),
         "validation": found.__dict__,
+        "from_head": _ancestry(Path(recipe.from_head)) if recipe.from_head else None,
+    }
+
+
+def _ancestry(head: Path) -> dict[str, Any]:
+    """Return what the head that this one went on from was made of."""
+    weights = hashlib.sha256((head / WEIGHTS_FILE).read_bytes()).hexdigest()
+    recipe, origin = head / RECIPE, head / ORIGIN
+    return {
+        "weights": f"sha256:{weights}",
+        "recipe": yaml.safe_load(recipe.read_text()) if recipe.is_file() else None,
+        "origin": json.loads(origin.read_text()) if origin.is_file() else None,
     }
 
 

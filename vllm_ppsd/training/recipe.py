@@ -105,6 +105,8 @@ class Recipe(_Part):
             fitted by ridge regression before training.
         draft_vocab_size: tokens the head can draft, the most frequent ones in the
             training text; None for all.
+        from_head: folder of an exit head to go on from, of the same kind; its draft
+            vocabulary and output map are kept. None starts from the target's layers.
     """
 
     model: str
@@ -114,6 +116,7 @@ class Recipe(_Part):
     intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = True
     draft_vocab_size: int | None = Field(default=None, ge=1)
+    from_head: str | None = None
     data: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
     generation: Generation = Generation()

@@ -1,0 +1,80 @@
+"""Training that goes on from another head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.states import write_states
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.training.build import read_lm_head
+from vllm_ppsd.training.distill import fit
+from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.recipe import Recipe
+
+DEVICE = torch.device("cpu")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    model = str(make_tiny_model(tmp_path / "tiny"))
+    for exit_layer in (3, 4):
+        write_states(
+            tmp_path / "work" / "states",
+            [(4, 12)] * 40,
+            exit_layer=exit_layer,
+            lm_head=read_lm_head(model),
+        )
+    return Recipe.model_validate(
+        {
+            "model": model,
+            "exit_layer": 3,
+            "draft_vocab_size": 300,
+            "optimisation": {
+                "epochs": 2,
+                "batch_tokens": 64,
+                "validation_documents": 4,
+                "validate_every": 5,
+                "precision": "fp32",
+            },
+        }
+    )
+
+
+def first_validation(head: Path) -> float:
+    line = json.loads((head / "log.jsonl").read_text().splitlines()[0])
+    return float(line["validation"]["acceptance"])
+
+
+def test_a_head_goes_on_where_the_other_ended(recipe: Recipe, tmp_path: Path):
+    work, first, second = tmp_path / "work", tmp_path / "first", tmp_path / "second"
+    before = fit(recipe, work, first, DEVICE, 2, "one")
+    onwards = recipe.model_copy(update={"from_head": str(first)})
+    fit(onwards, work, second, DEVICE, 2, "two")
+    assert first_validation(second) == pytest.approx(before.acceptance, abs=0.03), "as bfloat16"
+    origin = json.loads((second / "origin.json").read_text())
+    assert origin["from_head"]["origin"]["command"] == "one"
+    assert origin["from_head"]["weights"].startswith("sha256:")
+    old, new = ExitHeadFolder.open(first).tensors(), ExitHeadFolder.open(second).tensors()
+    assert torch.equal(old["draft_token_ids"], new["draft_token_ids"])
+
+
+def test_it_may_stand_behind_another_exit(recipe: Recipe, tmp_path: Path):
+    work, first, second = tmp_path / "work", tmp_path / "first", tmp_path / "second"
+    fit(recipe, work, first, DEVICE, 2, "one")
+    moved = recipe.model_copy(update={"from_head": str(first), "exit_layer": 4})
+    fit(moved, work, second, DEVICE, 2, "two")
+    assert ExitHeadFolder.open(second).config.exit_layer == 4
+
+
+def test_another_kind_of_head_is_refused(recipe: Recipe, tmp_path: Path):
+    work, first = tmp_path / "work", tmp_path / "first"
+    fit(recipe, work, first, DEVICE, 2, "one")
+    other = recipe.model_copy(update={"from_head": str(first), "layers": 2})
+    with pytest.raises(TrainingError, match="has layers 1, not 2"):
+        fit(other, work, tmp_path / "second", DEVICE, 2, "two")
+    assert not (tmp_path / "second").exists()
