@@ -25,7 +25,7 @@ def rows(
     """
     found: dict[tuple[float, str, str], list[tuple[Answer, Answer]]] = {}
     for one, given in sorted(answers.items()):
-        groups = {sets[one.prompt]} | ({ALL} if len(set(sets)) > 1 else set())
+        groups = [sets[one.prompt], ALL] if len(set(sets)) > 1 else [sets[one.prompt]]
         for name, answer in given.items():
             for group in groups:
                 pairs = found.setdefault((one.temperature, group, name), [])
@@ -67,7 +67,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _table(report: Mapping[str, Any], temperature: float) -> str:
     some = [row for row in report["rows"] if row["temperature"] == temperature]
-    sets = list(dict.fromkeys(row["set"] for row in some))
+    sets = _sets(some)
     lines = [
         f"Temperature {temperature:g}: speedup over the plain pipeline (median, quartiles)",
         "",
@@ -85,6 +85,12 @@ def _table(report: Mapping[str, Any], temperature: float) -> str:
             + f" | {whole['identical']} of {whole['runs']} |"
         )
     return "\n".join(lines)
+
+
+def _sets(some: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the prompt sets of rows in their order, all of them together at the end."""
+    found = dict.fromkeys(row["set"] for row in some)
+    return sorted(found, key=lambda name: name == ALL)
 
 
 def _speedup(row: Mapping[str, Any]) -> str:
@@ -105,7 +111,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     )
     for axes, temperature in zip(all_axes[:, 0], temperatures, strict=True):
         some = [row for row in report["rows"] if row["temperature"] == temperature]
-        sets = list(dict.fromkeys(row["set"] for row in some))
+        sets = _sets(some)
         names = list(dict.fromkeys(row["name"] for row in some if row["name"] != Method.PLAIN))
         width = 0.8 / max(1, len(names))
         for number, name in enumerate(names):
