@@ -94,8 +94,8 @@ class Transformers(Contender):
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=tokens,
-            # Past every end of text, as the other contenders.
-            eos_token_id=-1,
+            # Past every end of text, as the other contenders: no token has this id.
+            eos_token_id=self._model.config.vocab_size,
             pad_token_id=0,
             streamer=clock,
             **(sampling if temperature else {"do_sample": False}),
@@ -127,10 +127,10 @@ class _Clock:
 
 STARTS: Mapping[Method, Callable[[Setting], Contender]] = {
     Method.PLAIN: lambda setting: Engine(setting, len(setting.partition), None),
+    # On one device: in a pipeline vLLM 0.32 has a drafter on the last stage alone, and its
+    # CPU runner asks every stage for one while it warms up.
     Method.NGRAM: lambda setting: Engine(
-        setting,
-        len(setting.partition),
-        {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4},
+        setting, 1, {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}
     ),
     Method.SINGLE: lambda setting: Engine(setting, 1, None),
     Method.TRANSFORMERS: lambda setting: Transformers(setting.model, None),
@@ -145,5 +145,13 @@ STARTS: Mapping[Method, Callable[[Setting], Contender]] = {
 
 def start(setting: Setting, methods: Sequence[Method]) -> dict[Method, Contender]:
     """Start contenders; return them in the order of ``methods``."""
-    started = {method: STARTS[method](setting) for method in STARTS if method in methods}
+    started: dict[Method, Contender] = {}
+    try:
+        for method in STARTS:
+            if method in methods:
+                started[method] = STARTS[method](setting)
+    except BaseException:
+        for contender in started.values():
+            contender.close()
+        raise
     return {method: started[method] for method in methods}

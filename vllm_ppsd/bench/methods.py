@@ -22,7 +22,7 @@ class Method(StrEnum):
         return {
             Method.PLAIN: f"plain pipeline, {stages}",
             Method.PPSD: f"PPSD, {stages}",
-            Method.NGRAM: f"n-gram, {stages}",
+            Method.NGRAM: "n-gram, one device",
             Method.SINGLE: "plain, one device",
             Method.TRANSFORMERS: "Transformers, plain",
             Method.EARLY_EXIT: f"Transformers, assistant_early_exit={partition[0]}",
