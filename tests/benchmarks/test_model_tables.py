@@ -1,0 +1,35 @@
+"""Tables of what the cost model says beside what was measured."""
+
+from benchmarks import cost_model, layouts
+
+
+def test_the_cost_model_s_error_is_of_the_measured_time():
+    rows = [
+        {
+            "requests": 1,
+            "acceptance": None,
+            "times_ms": [48.0, 50.0, 52.0],
+            "model_ms": 45.0,
+            "simulated_ms": 55.0,
+        },
+        {
+            "requests": 8,
+            "acceptance": 0.5,
+            "times_ms": [100.0],
+            "model_ms": 100.0,
+            "simulated_ms": 101.0,
+        },
+    ]
+    text = cost_model.render(rows)
+    assert "| 1 | plain | 50.0 (48.0 to 52.0) | 45.0 | -10% | 55.0 | +10% |" in text
+    assert "| 8 | 0.50 | 100.0 (100.0 to 100.0) | 100.0 | +0% | 101.0 | +1% |" in text
+
+
+def test_the_plan_s_choice_is_held_against_the_best_measured():
+    rows = [
+        {"exit_layer": e, "acceptance": 0.7, "speedups": s, "planned": p, "identical": 2}
+        for e, s, p in ((16, [1.2, 1.3], 1.5), (18, [1.3, 1.4], 1.4))
+    ]
+    text = layouts.render(rows)
+    assert "| 16 | 0.70 | 1.25 (1.20 to 1.30) | 1.50 | 2 of 2 |" in text
+    assert "The plan picks exit 16, 0.93 of the best measured." in text
