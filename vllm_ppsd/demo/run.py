@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vllm_ppsd.offline import engine
 from vllm_ppsd.progress import Bar, progress
+from vllm_ppsd.training.prompts import chat_tokens
 
 PROMPTS = (
     "Why is the sky blue? Answer in three sentences.",
@@ -93,12 +94,11 @@ def _stream(
     """Generate for one prompt, print text line by line; return tokens and decode seconds."""
     from vllm import SamplingParams
 
-    text = llm.get_tokenizer().apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
+    asked: Any = {"prompt_token_ids": chat_tokens(llm.get_tokenizer(), prompt)}
+    (request,) = llm.renderer.render_cmpl([asked])
     core = llm.llm_engine
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    core.add_request(f"demo-{time.monotonic_ns()}", text, params)
+    core.add_request(f"demo-{time.monotonic_ns()}", request, params)
     tokens: list[int] = []
     printed = 0
     first = last = time.perf_counter()

@@ -27,8 +27,8 @@ class ProposerStage(SkippingStage):
     """Runs the exit head behind the exit layer of every tick that may count."""
 
     def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
-        self._book = DraftBook()
-        super().__init__(runner, config, lines, self._book)
+        self._draft_book = DraftBook()
+        super().__init__(runner, config, lines, self._draft_book)
         self._drafts = RowSender(lines.senders[Kind.DRAFTS])
         self._draft: Callable[[], list[int]] | None = None
         self._head: ExitHead | None = None
@@ -63,7 +63,7 @@ class ProposerStage(SkippingStage):
         return super().execute(execute, scheduler_output, intermediate)
 
     def input_token(self, request_id: str) -> int:
-        token = self._book.enter(self._lanes[request_id])
+        token = self._draft_book.enter(self._lanes[request_id])
         assert token is not None
         return token
 
@@ -117,7 +117,7 @@ class ProposerStage(SkippingStage):
             end = self._lanes[request_id].end
             if self._recorded is not None:
                 draft = self._recorded.draft(self.runner.requests[request_id], end)
-            self._book.propose(request_id, end, draft)
+            self._draft_book.propose(request_id, end, draft)
             drafts[row] = draft
         return drafts
 
