@@ -49,6 +49,16 @@ def test_the_split_is_the_same_every_time(states: StateSet):
         states.split(5, 7)
 
 
+def test_more_documents_hold_out_none_that_was_trained_on(states: StateSet):
+    everything = list(states.documents)
+    whole = {seed: set(states.split(2, seed)[1]) for seed in range(8)}
+    states.documents = everything[:3]
+    assert any(whole[seed] != set(states.split(2, seed)[1]) for seed in whole)
+    for seed, held_out in whole.items():
+        trained_on, _ = states.split(2, seed)
+        assert not held_out & set(trained_on)
+
+
 def test_tokens_count_as_written_and_as_probable(states: StateSet):
     batch = states.batch(states.documents)
     expected = torch.bincount(batch.next, minlength=6).double()

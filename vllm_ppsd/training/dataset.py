@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,11 @@ class Place:
         return self.end - self.start
 
 
+def _lot(place: Place, seed: int) -> bytes:
+    """Return a document's lot, which does not depend on the others."""
+    return hashlib.sha256(f"{seed} {place.shard} {place.start}".encode()).digest()
+
+
 class StateSet:
     """Documents of cached states, read from disk when they are needed.
 
@@ -94,6 +99,10 @@ class StateSet:
     def split(self, held_out: int, seed: int) -> tuple[list[Place], list[Place]]:
         """Return (training, validation) documents; ``held_out`` of the latter.
 
+        With more documents some of the new ones are held out in place of old ones, but
+        none that was trained on before: a head that goes on from another on more text
+        is still judged by what neither has seen.
+
         Raises:
             TrainingError: nothing would be left to train on.
         """
@@ -102,8 +111,7 @@ class StateSet:
                 f"{held_out} validation documents leave none of {len(self.documents)} to train "
                 "on; lower validation_documents or use more prompts"
             )
-        order = list(self.documents)
-        random.Random(seed).shuffle(order)
+        order = sorted(self.documents, key=lambda place: _lot(place, seed))
         return order[held_out:], order[:held_out]
 
     def batch(self, documents: Sequence[Place], final: bool = False) -> Batch:
