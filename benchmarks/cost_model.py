@@ -121,7 +121,7 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
 
 def _expected(
     profile: Profile, partition: Sequence[int], requests: int, alpha: float | None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     drafts = 0 if alpha is None else DRAFTS
     played = Simulation(profile, partition, alpha or 0.0, drafts, requests, tokens=2000).run()
     return {
@@ -137,8 +137,10 @@ def _profile(
     sampling = SamplingParams(temperature=0.0, max_tokens=48, ignore_eos=True)
     lanes = sorted({1, *given.requests, *(max(1, n // 2) for n in given.requests)})
     prompt: Any = {"prompt_token_ids": list(range(100, 108))}
-    traces = [{n: record(llm, [prompt] * n, sampling) for n in lanes} for llm in (plain, drafting)]
-    return derive(Path(given.model).name, hardware(), partition, *traces)
+    ours, theirs = (
+        {n: record(llm, [prompt] * n, sampling) for n in lanes} for llm in (drafting, plain)
+    )
+    return derive(Path(given.model).name, hardware(), partition, theirs, ours)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -105,8 +105,8 @@ def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
         drafting = start({"synthetic_drafter": {"record": str(recorded), "acceptance": 0.5}})
         prompt: Any = {"prompt_token_ids": PROMPT}
         sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
-        traces = [{1: record(llm, [prompt], sampling)} for llm in (plain, drafting)]
-        profile = derive("emulated", "emulated", [1] * stages, *traces)
+        ours, theirs = ({1: record(llm, [prompt], sampling)} for llm in (drafting, plain))
+        profile = derive("emulated", "emulated", [1] * stages, theirs, ours)
         rows = []
         for acceptance in ACCEPTANCES:
             drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))

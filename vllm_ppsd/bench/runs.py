@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Runs:
             PPSDConfigError: it holds runs with other settings.
         """
         self._path = path
-        self.answers: dict[Round, dict[str, Answer]] = {}
+        self.answers: dict[Round, Mapping[str, Answer]] = {}
         if path.exists():
             self._read(settings)
         else:
@@ -69,7 +69,7 @@ class Runs:
         """Return those of ``rounds`` that are still to be run."""
         return [one for one in rounds if one not in self.answers]
 
-    def add(self, one: Round, answers: dict[str, Answer]) -> None:
+    def add(self, one: Round, answers: Mapping[str, Answer]) -> None:
         """Keep a round: it is on disk when this returns."""
         line = asdict(one) | {"answers": {name: asdict(a) for name, a in answers.items()}}
         with self._path.open("a") as file:

@@ -185,7 +185,7 @@ def _draw(
             label=f"{stages} stages",
         )
     right: Any = axes.twinx()
-    rates = {}
+    rates: dict[int, float] = {}
     for choice in heads:
         for exit_layer, rate in choice.rates.items():
             rates[exit_layer] = max(rate, rates.get(exit_layer, 0.0))
