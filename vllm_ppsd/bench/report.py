@@ -15,7 +15,7 @@ ALL = "all"
 
 
 def rows(
-    answers: Mapping[Round, Mapping[str, Answer]], sets: Sequence[str]
+    answers: Mapping[Round, Mapping[Method, Answer]], sets: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return a row per temperature, prompt set (and all of several) and contender.
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.bench.methods import Method
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.files import write_whole
 
@@ -59,7 +60,7 @@ class Runs:
             PPSDConfigError: it holds runs with other settings.
         """
         self._path = path
-        self.answers: dict[Round, Mapping[str, Answer]] = {}
+        self.answers: dict[Round, Mapping[Method, Answer]] = {}
         if path.exists():
             self._read(settings)
         else:
@@ -69,7 +70,7 @@ class Runs:
         """Return those of ``rounds`` that are still to be run."""
         return [one for one in rounds if one not in self.answers]
 
-    def add(self, one: Round, answers: Mapping[str, Answer]) -> None:
+    def add(self, one: Round, answers: Mapping[Method, Answer]) -> None:
         """Keep a round: it is on disk when this returns."""
         line = asdict(one) | {"answers": {name: asdict(a) for name, a in answers.items()}}
         with self._path.open("a") as file:
@@ -102,5 +103,7 @@ class Runs:
             write_whole(self._path, lambda file: file.write_text(whole))
         for line in lines:
             row = json.loads(line)
-            answers = {name: Answer(**answer) for name, answer in row.pop("answers").items()}
+            answers = {
+                Method(name): Answer(**answer) for name, answer in row.pop("answers").items()
+            }
             self.answers[Round(**row)] = answers
