@@ -5,7 +5,8 @@ A tiny random Llama with a layer a stage; every stage sleeps until its layers ha
 synthetic drafter take turns; beside the measured speedup stand n / (alpha + n(1 - alpha)),
 the cost model's with the times that traces of the same engines show, and what a tick
 takes more than its slowest stage. Sleeping stages do not compete for memory or cores,
-which real ones do.
+which real ones do. Every stage is a process in each of two engines: sizes that the free
+memory or the limit on processes does not hold are left out, and named.
 
     python -m benchmarks.emulated [--stages 2 4 8] [--stage-ms 30]
 """
@@ -13,13 +14,16 @@ which real ones do.
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import resource
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from benchmarks import arguments, random_llama
@@ -34,18 +38,38 @@ from vllm_ppsd.worker.synthetic import write_record
 ACCEPTANCES = (1.0, 0.8, 0.5, 0.0)
 VOCABULARY = 512
 PROMPT = list(range(5, 25))
+PROCESS_GB, PROCESS_THREADS = 0.8, 40
+"""What a worker or an engine's process takes: more than was seen (0.65 GB, 25 threads)."""
 
 
 def main() -> None:
     """Run every pipeline size and print the table."""
     given = _parser().parse_args()
-    sizes = tqdm(given.stages, desc="pipeline sizes")
+    fitting = [stages for stages in given.stages if _fits(stages)]
+    sizes = tqdm(fitting, desc="pipeline sizes")
     rows = [row for stages in sizes for row in _measure(stages, given)]
     report = {"rows": rows} | origin(
         f"python -m benchmarks.emulated --stages {' '.join(map(str, given.stages))} "
         f"--stage-ms {given.stage_ms:g} --repeats {given.repeats} --tokens {given.tokens}"
     )
     deliver(report, f"{render(rows)}\n\n{footer(report)}", given.json)
+
+
+def _fits(stages: int) -> bool:
+    """Whether two engines of so many stages fit this machine; says so if they do not."""
+    processes = 2 * (stages + 1)
+    memory = processes * PROCESS_GB
+    free = psutil.virtual_memory().available / 2**30
+    threads = processes * PROCESS_THREADS
+    most, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    limit = math.inf if most == resource.RLIM_INFINITY else most
+    if memory <= free and threads <= limit:
+        return True
+    tqdm.write(
+        f"{stages} stages left out: {processes} processes need about {memory:.0f} GB, of which "
+        f"{free:.0f} are free, and {threads} threads, of which {limit:g} are allowed"
+    )
+    return False
 
 
 def render(rows: list[dict[str, Any]]) -> str:
