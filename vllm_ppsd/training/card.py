@@ -21,9 +21,9 @@ def write_card(
 ) -> None:
     """Write ``README.md`` for a head: what it is, how good, made how."""
     vocabulary = config.draft_vocab_size or config.target.vocab_size
-    ends = [*(f"{end - 1}" for end in POSITIONS[1:]), "on"]
+    ends = [*(f"to {end - 1}" for end in POSITIONS[1:]), "on"]
     buckets = "\n".join(
-        f"| {start} to {end} | {_share(share)} |"
+        f"| {start} {end} | {_share(share)} |"
         for start, end, share in zip(POSITIONS, ends, found.by_position, strict=True)
     )
     layers = f" with {config.num_layers} decoder layer(s)" if config.num_layers else ""
