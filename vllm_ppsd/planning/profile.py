@@ -14,6 +14,7 @@ from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.offline import engine
 from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.times import Parts, Profile
+from vllm_ppsd.progress import progress
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import Span, Trace, What
 
@@ -41,6 +42,7 @@ def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
         raise PPSDConfigError(f"--lanes {sorted(lanes)}: 1 must be the smallest of them")
     found = find(head, model)
     partition = found.config.two_stages
+    print("starting the model twice, plain and with PPSD (a minute or two each) …")
     plain, drafting = (
         _traces(model, partition, {"model": str(found.path)} | options, lanes)
         for options in ({"num_speculative_tokens": 0}, {"load_adaptive": False})
@@ -152,7 +154,10 @@ def _traces(
         "max_num_seqs": max(lanes),
     }
     speculation = {"method": "ppsd"} | speculation
-    with engine(model, partition, speculative_config=speculation, **room) as llm:
-        asked: Any = {n: [{"prompt_token_ids": PROMPT}] * n for n in lanes}
-        llm.generate(asked[1], sampling, use_tqdm=False)
-        return {n: record(llm, prompts, sampling) for n, prompts in asked.items()}
+    prompt: Any = {"prompt_token_ids": PROMPT}
+    with (
+        engine(model, partition, speculative_config=speculation, **room) as llm,
+        progress("numbers of requests") as bar,
+    ):
+        llm.generate([prompt], sampling, use_tqdm=False)
+        return {n: record(llm, [prompt] * n, sampling) for n in bar.track(lanes)}
