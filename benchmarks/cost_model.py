@@ -70,6 +70,10 @@ def render(rows: list[dict[str, Any]]) -> str:
 def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
     head = find(given.head, given.model)
     partition = head.config.two_stages
+    most = max(given.requests)
+    asked = first_of_each(given.prompts, given.limit)[:most]
+    if len(asked) < most:
+        raise SystemExit(f"{most} requests need as many prompts; {given.prompts} has {len(asked)}")
 
     def start(speculation: dict[str, Any]) -> Any:
         return engines.start(
@@ -77,12 +81,12 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
             stages=2,
             cores="|".join(given.cores.split(",")),
             dtype=given.dtype,
+            max_num_seqs=most,
             speculative_config={"method": "ppsd", "model": str(head.path)} | speculation,
         )
 
     plain = start({"num_speculative_tokens": 0})
     tokenizer = plain.get_tokenizer()
-    asked = first_of_each(given.prompts, None)[: max(given.requests)]
     prompts = [chat_tokens(tokenizer, prompt.text) for prompt in asked]
     answers = [engines.generate(plain, prompt, given.tokens) for prompt in prompts]
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +130,8 @@ def _expected(
     played = Simulation(profile, partition, alpha or 0.0, drafts, requests, tokens=2000).run()
     return {
         "model_ms": ppsd(profile, partition, alpha or 0.0, drafts, requests).ms_per_token,
-        "simulated_ms": played.ms_per_token(),
+        # A trace counts the tokens of all requests.
+        "simulated_ms": played.ms_per_token() * requests,
     }
 
 

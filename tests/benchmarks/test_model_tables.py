@@ -1,5 +1,8 @@
 """Tables of what the cost model says beside what was measured."""
 
+import pytest
+from planning.test_cost_model import profile
+
 from benchmarks import cost_model, layouts
 
 
@@ -33,3 +36,9 @@ def test_the_plan_s_choice_is_held_against_the_best_measured():
     text = layouts.render(rows)
     assert "| 16 | 0.70 | 1.25 (1.20 to 1.30) | 1.50 | 2 of 2 |" in text
     assert "The plan picks exit 16, 0.93 of the best measured." in text
+
+
+def test_what_is_expected_is_per_request_in_formula_and_simulator_alike():
+    for requests in (1, 4):
+        found = cost_model._expected(profile(), (12, 12), requests, 0.7)
+        assert found["simulated_ms"] == pytest.approx(found["model_ms"], rel=0.1)
