@@ -1,8 +1,9 @@
 """The cost model against measured runs: one and several requests, at chosen acceptance rates.
 
 A pipeline of two with the model's exit head, whose drafts a record replaces, so that they
-are right as often as asked for; all requests draft at any load. The times of the parts come
-from traces of the same engines. What was measured takes turns with plain decoding.
+are right as often as asked for. Several requests draft as far as the load policy lets them;
+the model says the better of all drafting and none. The times of the parts come from traces
+of the same engines. What was measured takes turns with plain decoding.
 
     python -m benchmarks.cost_model MODEL --prompts FOLDER [--requests 1 8] [--repeats 3]
 """
@@ -10,6 +11,7 @@ from traces of the same engines. What was measured takes turns with plain decodi
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
@@ -27,7 +29,7 @@ from vllm_ppsd.bench.origin import deliver, footer, origin, said
 from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.planning.hardware import hardware
-from vllm_ppsd.planning.model import ppsd
+from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
@@ -61,10 +63,14 @@ def render(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['requests']} | {alpha} | {measured:.1f} ({min(row['times_ms']):.1f} to "
             f"{max(row['times_ms']):.1f}) | {row['model_ms']:.1f} "
-            f"| {row['model_ms'] / measured - 1:+.0%} | {row['simulated_ms']:.1f} "
-            f"| {row['simulated_ms'] / measured - 1:+.0%} |"
+            f"| {row['model_ms'] / measured - 1:+.0%} | {_played(row, measured)} |"
         )
     return "\n".join(lines)
+
+
+def _played(row: dict[str, Any], measured: float) -> str:
+    simulated = row["simulated_ms"]
+    return " | " if simulated is None else f"{simulated:.1f} | {simulated / measured - 1:+.0%}"
 
 
 def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
@@ -93,7 +99,7 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
         path = Path(folder) / "record.jsonl"
         write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
         synthetic = {"record": str(path), "acceptance": 1.0}
-        drafting = start({"synthetic_drafter": synthetic, "load_adaptive": False})
+        drafting = start({"synthetic_drafter": synthetic})
     profile = _profile(given, partition, plain, drafting)
     times: dict[tuple[int, float | None], list[float]] = {}
     counts: dict[tuple[int, float | None], list[int]] = {}
@@ -115,9 +121,10 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
     rows = []
     for (requests, acceptance), seen_ms in times.items():
         drafts, hits = counts[requests, acceptance]
-        alpha = hits / drafts if acceptance is not None else None
+        # With no drafts at all the policy has found that they do not pay.
+        alpha = hits / drafts if drafts else acceptance
         rows.append(
-            {"requests": requests, "acceptance": alpha, "times_ms": seen_ms}
+            {"requests": requests, "acceptance": alpha, "drafts": drafts, "times_ms": seen_ms}
             | _expected(profile, partition, requests, alpha)
         )
     return rows, profile
@@ -126,13 +133,15 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
 def _expected(
     profile: Profile, partition: Sequence[int], requests: int, alpha: float | None
 ) -> dict[str, Any]:
-    drafts = 0 if alpha is None else DRAFTS
-    played = Simulation(profile, partition, alpha or 0.0, drafts, requests, tokens=2000).run()
-    return {
-        "model_ms": ppsd(profile, partition, alpha or 0.0, drafts, requests).ms_per_token,
-        # A trace counts the tokens of all requests.
-        "simulated_ms": played.ms_per_token() * requests,
-    }
+    plain = plain_pipeline(profile, partition, requests).ms_per_token
+    drafting = math.inf
+    if alpha is not None:
+        drafting = ppsd(profile, partition, alpha, DRAFTS, requests).ms_per_token
+    found = min(plain, drafting) if requests > 1 or alpha is None else drafting
+    played = None
+    if requests == 1 and alpha is not None:
+        played = Simulation(profile, partition, alpha, DRAFTS, tokens=2000).run().ms_per_token()
+    return {"model_ms": found, "simulated_ms": played}
 
 
 def _profile(

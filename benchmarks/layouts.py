@@ -25,7 +25,7 @@ from vllm_ppsd.bench.origin import deliver, footer, origin, said
 from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.lookup import find
-from vllm_ppsd.planning.plan import between, plans
+from vllm_ppsd.planning.plan import Plan, between, plans
 from vllm_ppsd.planning.times import read_profile
 from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
@@ -35,9 +35,10 @@ def main() -> None:
     """Measure, and print the table."""
     given = _parser().parse_args()
     rates = between({int(e): float(a) for e, a in json.loads(given.acceptance.read_text()).items()})
-    expected = {
-        plan.exit_layer: plan.speedup for plan in plans(read_profile(given.profile), 2, rates)
-    }
+    expected = {plan.exit_layer: plan for plan in planned}
+    unknown = sorted(set(given.exit_layers) - set(expected))
+    if unknown:
+        raise SystemExit(f"{given.acceptance} tells no acceptance rate for the exits {unknown}")
     report = {"rows": _measure(given, rates, expected)} | origin(
         said("python -m benchmarks.layouts", given.model)
     )
@@ -65,7 +66,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _measure(
-    given: argparse.Namespace, rates: Mapping[int, float], expected: Mapping[int, float]
+    given: argparse.Namespace, rates: Mapping[int, float], expected: Mapping[int, Plan]
 ) -> list[dict[str, Any]]:
     shipped = find(given.head, given.model)
     cores = "|".join(given.cores.split(","))
@@ -90,6 +91,7 @@ def _measure(
                 speculative_config={
                     "method": "ppsd",
                     "model": str(head),
+                    "num_speculative_tokens": expected[exit_layer].drafts,
                     "synthetic_drafter": drafter,
                 },
             )
@@ -109,7 +111,7 @@ def _measure(
             "exit_layer": exit_layer,
             "acceptance": rates[exit_layer],
             "speedups": speedups[exit_layer],
-            "planned": expected[exit_layer],
+            "planned": expected[exit_layer].speedup,
             "identical": identical[exit_layer],
         }
         for exit_layer in pipelines
