@@ -34,7 +34,9 @@ from vllm_ppsd.worker.synthetic import write_record
 def main() -> None:
     """Measure, and print the table."""
     given = _parser().parse_args()
-    rates = between({int(e): float(a) for e, a in json.loads(given.acceptance.read_text()).items()})
+    known = json.loads(given.acceptance.read_text())
+    rates = between({int(exit_layer): float(rate) for exit_layer, rate in known.items()})
+    planned = plans(read_profile(given.profile), 2, rates)
     expected = {plan.exit_layer: plan for plan in planned}
     unknown = sorted(set(given.exit_layers) - set(expected))
     if unknown:
