@@ -25,6 +25,10 @@ def _answers():
 
 def _report():
     return {
+        "model": "some-model",
+        "head": "some-head",
+        "partition": [2, 2],
+        "tokens": 8,
         "temperatures": [0.0, 1.0],
         "labels": {method: method.label([2, 2]) for method in Method},
         "rows": report.rows(_answers(), SETS),
@@ -56,7 +60,8 @@ def test_the_table_says_everything():
     assert "Temperature 1: speedup" in text
     assert "| decoding | ms per token | acceptance | maths | code | all | identical |" in text
     assert "| PPSD, 2 stages | 30.0 | 0.75 | 2.00 (2.00 to 2.00) |" in text
-    assert "`vllm-ppsd bench MODEL`, commit abc, vllm 1, some processor" in text
+    assert "some-model, head some-head (exit layer 2), 8 tokens an answer, some processor" in text
+    assert "`vllm-ppsd bench MODEL`, commit abc, vllm 1" in text
 
 
 def test_quartiles_of_a_single_run():

@@ -19,11 +19,13 @@ class Fake:
     def __init__(self, method, left):
         self.method = method
         self.left = left
+        self.answered = 0
         self.closed = False
 
     def answer(self, prompt, tokens, temperature, seed):
         if next(self.left) == 0:
             raise KeyboardInterrupt
+        self.answered += 1
         drafts = 10 if self.method == Method.PPSD else 0
         return Answer([7] * tokens, 20.0 if drafts else 30.0, drafts, drafts // 2)
 
@@ -43,8 +45,8 @@ def asked(tmp_path, tiny_llama, monkeypatch):
         left = count(stop_after, -1)
 
         def start(setting, methods):
-            started.append(list(methods))
-            return {method: Fake(method, left) for method in methods}
+            started.append({method: Fake(method, left) for method in methods})
+            return started[-1]
 
         monkeypatch.setattr(contenders, "start", start)
         given = ["bench", str(tiny_llama), "--prompts", str(prompts), "--tokens", "8"]
@@ -55,14 +57,17 @@ def asked(tmp_path, tiny_llama, monkeypatch):
 
 
 def test_a_stopped_measurement_goes_on(asked, capsys):
-    # Two answers to warm up, then three rounds of two and a half round.
+    # Two answers to warm up, then three rounds of two and a half one; eight are asked for.
     with pytest.raises(KeyboardInterrupt):
         asked("--methods", "ppsd", stop_after=2 + 7)
     status, started, output = asked("--methods", "ppsd")
     assert status == 0
-    assert started == [[Method.PLAIN, Method.PPSD]] * 2
+    assert [list(fakes) for fakes in started] == [[Method.PLAIN, Method.PPSD]] * 2
+    assert all(fake.closed for fakes in started for fake in fakes.values())
+    assert [fake.answered for fake in started[0].values()] == [1 + 4, 1 + 3]
+    assert [fake.answered for fake in started[1].values()] == [1 + 5, 1 + 5]
     lines = (output / "runs.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 2 * 2
+    assert len(lines) == 1 + 8
     report = json.loads((output / "bench.json").read_text())
     ours = [row for row in report["rows"] if row["name"] == "ppsd"]
     assert [row["runs"] for row in ours] == [4, 4]
@@ -89,7 +94,7 @@ def test_another_measurement_does_not_go_into_the_same_folder(asked, capsys):
         (["--tokens", "600"], "no room for --tokens 600 in the model's context of 512"),
         (["--temperatures", "-1"], "--temperatures -1"),
         (["--prompts", "nowhere"], "nowhere is no prompt file"),
-        (["--head", "nowhere"], "nowhere"),
+        (["--head", "nowhere"], "the exit head nowhere does not exist"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(asked, capsys, words, said):

@@ -39,6 +39,14 @@ def test_runs_of_another_measurement_are_refused(tmp_path):
         Runs(path, SETTINGS | {"tokens": 16})
 
 
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    Runs(path, SETTINGS).add(ORDER[0], ANSWERS)
+    path.write_text(path.read_text() + '{"temperature": 1}\n')
+    with pytest.raises(PPSDConfigError, match="line 3, is damaged"):
+        Runs(path, SETTINGS)
+
+
 @pytest.mark.parametrize("text", ["", "not JSON\n", "[1]\n"])
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     path = tmp_path / "runs.jsonl"

@@ -46,6 +46,10 @@ class Setting:
     max_model_len: int
 
 
+EARLY_EXIT_DRAFTS = 5
+"""Of Transformers a round at most, as of PPSD on one device; fewer where it is unsure."""
+
+
 class Engine(Contender):
     """vLLM."""
 
@@ -78,9 +82,13 @@ class Transformers(Contender):
     """Hugging Face's ``generate``, in this process."""
 
     def __init__(self, model: str, early_exit: int | None) -> None:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         self._model = AutoModelForCausalLM.from_pretrained(model, device_map="auto", dtype="auto")
+        # None of the model's own preferences (penalties, temperatures), as in vLLM here.
+        self._model.generation_config = GenerationConfig(
+            num_assistant_tokens=EARLY_EXIT_DRAFTS, num_assistant_tokens_schedule="constant"
+        )
         self._early_exit = {} if early_exit is None else {"assistant_early_exit": early_exit}
         self._threads = len(os.sched_getaffinity(0))
 

@@ -34,7 +34,12 @@ def said(program: str, model: str) -> str:
         model: the argument that names the model.
     """
     words = ["MODEL" if word == model else word for word in sys.argv[1:]]
-    return shlex.join([*program.split(), *(Path(w).name if os.sep in w else w for w in words)])
+    return shlex.join([*program.split(), *map(_short, words)])
+
+
+def _short(word: str) -> str:
+    option, sign, value = word.rpartition("=")
+    return f"{option}{sign}{Path(value).name if os.sep in value else value}"
 
 
 def footer(report: dict[str, Any]) -> str:

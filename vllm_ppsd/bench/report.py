@@ -62,7 +62,11 @@ def quartiles(values: Sequence[float]) -> list[float]:
 def render(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: a table for every temperature."""
     tables = [_table(report, temperature) for temperature in report["temperatures"]]
-    return "\n\n".join([*tables, footer(dict(report)) + f", {report['cpu']}"])
+    said = (
+        f"{report['model']}, head {report['head']} (exit layer {report['partition'][0]}), "
+        f"{report['tokens']} tokens an answer, {report['cpu']}"
+    )
+    return "\n\n".join([*tables, f"{said}; {footer(dict(report))}"])
 
 
 def _table(report: Mapping[str, Any], temperature: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,10 @@ def run(
         command: what was called, for the report.
 
     Raises:
-        PPSDConfigError: a number is out of range, a prompt is too long, no head fits, or
-            the folder holds runs of something else.
+        PPSDConfigError: a number is out of range, a prompt is too long, no head fits, a
+            package is missing, or the folder holds runs of something else.
     """
-    _check(limit, tokens, temperatures, repeats)
+    _check(limit, tokens, temperatures, repeats, methods)
     found = find(head, model)
     compared = [method for method in Method if method == Method.PLAIN or method in methods]
     asked = first_of_each(prompts, limit)
@@ -70,6 +71,8 @@ def run(
         "model": Path(model).name,
         "fingerprint": found.config.target.fingerprint,
         "head": found.path.name,
+        "weights": found.digest(),
+        "partition": list(setting.partition),
         "prompts": [prompt.text for prompt in asked],
         "tokens": tokens,
         "methods": compared,
@@ -83,7 +86,8 @@ def run(
     missing = runs.missing(order)
     if missing:
         _measure(setting, compared, prompt_ids, tokens, missing, runs)
-    report: dict[str, Any] = source | {
+    report: dict[str, Any] = (shared | source) | {
+        "repeats": repeats,
         "temperatures": list(temperatures),
         "labels": {method: method.label(setting.partition) for method in compared},
         "rows": rows(
@@ -126,13 +130,27 @@ def _measure(
             contender.close()
 
 
-def _check(limit: int, tokens: int, temperatures: Sequence[float], repeats: int) -> None:
+def _check(
+    limit: int,
+    tokens: int,
+    temperatures: Sequence[float],
+    repeats: int,
+    methods: Sequence[Method],
+) -> None:
     if limit < 1 or repeats < 1:
         raise PPSDConfigError(f"--limit {limit}, --repeats {repeats}: at least 1 each")
     if tokens < 8:
         raise PPSDConfigError(f"--tokens {tokens}: at least 8 are needed for a time per token")
     if min(temperatures) < 0:
         raise PPSDConfigError(f"--temperatures {min(temperatures):g}: at least 0")
+    wanted = ["matplotlib"]
+    if {Method.TRANSFORMERS, Method.EARLY_EXIT} & set(methods):
+        wanted.append("accelerate")
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise PPSDConfigError(
+            f"{' and '.join(missing)} must be installed for this: pip install 'vllm-ppsd[bench]'"
+        )
 
 
 def _tokenized(model: str, texts: Sequence[str]) -> list[list[int]]:

@@ -93,7 +93,10 @@ class Runs:
         other = [key for key in settings if before.get(key) != settings[key]]
         if other:
             changed = ", ".join(
-                f"{key}: {before.get(key)} there, {settings[key]} now" for key in other
+                f"{key}: {before.get(key)} there, {settings[key]} now"
+                if isinstance(settings[key], str | int)
+                else f"other {key}"
+                for key in other
             )
             raise PPSDConfigError(
                 f"{self._path} holds runs of another measurement ({changed}); name another "
@@ -101,9 +104,15 @@ class Runs:
             )
         if whole != text:
             write_whole(self._path, lambda file: file.write_text(whole))
-        for line in lines:
-            row = json.loads(line)
-            answers = {
-                Method(name): Answer(**answer) for name, answer in row.pop("answers").items()
-            }
-            self.answers[Round(**row)] = answers
+        for number, line in enumerate(lines, start=2):
+            try:
+                row = json.loads(line)
+                answers = row.pop("answers")
+                self.answers[Round(**row)] = {
+                    Method(name): Answer(**answer) for name, answer in answers.items()
+                }
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise PPSDConfigError(
+                    f"{self._path}, line {number}, is damaged; remove the line, and its round is "
+                    "run again"
+                ) from None

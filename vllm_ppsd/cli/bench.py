@@ -26,9 +26,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     bench.add_argument(
         "--methods",
         nargs="+",
-        type=Method,
-        choices=list(Method),
-        default=list(Method),
+        choices=[method.value for method in Method],
+        default=[method.value for method in Method],
         help="what takes turns with the plain pipeline; all are in memory at once",
     )
     bench.add_argument("-o", "--output", type=Path, default=Path("bench"), help="folder to write")
@@ -47,7 +46,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         tokens=arguments.tokens,
         temperatures=arguments.temperatures,
         repeats=arguments.repeats,
-        methods=arguments.methods,
+        methods=[Method(name) for name in arguments.methods],
         output=arguments.output,
         command=said("vllm-ppsd", arguments.model),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -66,6 +67,10 @@ class ExitHeadFolder:
         head = cls(folder, _read_config(folder / CONFIG_FILE))
         head._check_tensors()
         return head
+
+    def digest(self) -> str:
+        """Return the sha256 of the weights' file."""
+        return f"sha256:{hashlib.sha256((self.path / WEIGHTS_FILE).read_bytes()).hexdigest()}"
 
     def check_target(self, model: str, revision: str | None = None) -> None:
         """Refuse a target other than the one this head was made for.

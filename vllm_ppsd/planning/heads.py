@@ -17,11 +17,12 @@ HELD = {1 / 6: 0.945, 1 / 4: 0.966, 1 / 3: 0.976, 1 / 2: 0.987, 1.0: 1.0}
 """Share of the target's text that the most frequent tokens hold, by their share of the
 vocabulary: a draft can be right nowhere else. The demo model's, docs/heads.md."""
 
-MLP_WIDTH = 4
-"""Width of an ``mlp`` head that could be trained, in hidden sizes."""
+MLP_WIDTH = 2
+"""Width of the ``mlp`` head that ``vllm-ppsd train`` makes, in hidden sizes."""
 
 ASSUMPTION = (
-    "what another head would accept beside the one whose rates are given: two layers "
+    "another head takes as long as its weights are large beside the measured one's; what it would "
+    "accept beside the one whose rates are given: two layers "
     f"{GAINS['transformer', 2]:+.2f}, an mlp {GAINS['mlp', 0]:+.2f}, and the share of the text "
     "that its draft vocabulary holds (the demo model's)"
 )
@@ -59,8 +60,7 @@ class Choice:
 
     def profile(self, times: Profile, shape: ModelShape) -> Profile:
         """Return ``times`` with this head's in place of the head's that they were measured with."""
-        if times.head is None:
-            return times
+        assert times.head is not None, "times without a head are refused before"
         factor = shape.head_cost(self.config) / shape.head_cost(times.head)
         by_lanes = {
             lanes: parts.model_copy(update={"head": parts.head * factor})

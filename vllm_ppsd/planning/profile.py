@@ -74,12 +74,13 @@ def derive(
     samplers = _by_lanes(plain.values(), last, What.SAMPLE)
     heads = _by_lanes(drafting.values(), 0, What.DRAFT)
     busy = [_by_lanes([drafting[1]], stage, What.LAYERS) for stage in range(last + 1)]
-    for seen in (*layers, lm_heads, samplers, heads, *busy):
-        if 1 not in seen:
-            raise PPSDConfigError(
-                f"fewer than {SEEN} steps of one lane were seen; trace more tokens, or a head that "
-                "is right more often"
-            )
+    parts = {"layers": layers[0], "LM head": lm_heads, "sampler": samplers, "exit head": heads}
+    parts |= {f"layers of stage {stage}, with PPSD": seen for stage, seen in enumerate(busy)}
+    if short := [name for name, seen in parts.items() if 1 not in seen]:
+        raise PPSDConfigError(
+            f"fewer than {SEEN} steps of one request alone show the times of: {', '.join(short)}. "
+            "Give a longer answer (--tokens), or a head that drafts"
+        )
     by_lanes = {
         lanes: Parts(
             layer=sum(seen[lanes] for seen in layers) / sum(partition),

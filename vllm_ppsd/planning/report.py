@@ -70,6 +70,11 @@ def plan(
             f"{profile} is of a model with {times.num_layers} layers, but {model} has "
             f"{shape.num_layers}"
         )
+    if times.head is None:
+        raise PPSDConfigError(
+            f"{profile} does not say which exit head it was measured with; measure it again with "
+            "`vllm-ppsd profile`"
+        )
     assumptions = list(times.assumed)
     if acceptance is None:
         acceptance = {
@@ -88,7 +93,7 @@ def plan(
     ranked = plans_with_heads(linked, stages, shape, heads, requests)
     console = Console()
     console.print(_table(ranked, linked, requests))
-    console.print(_others(ranked[0], linked, requests))
+    console.print(_others(ranked[0], linked, shape, requests))
     for assumption in assumptions:
         console.print(f"assumed, not measured: {assumption}")
     best = ranked[0]
@@ -141,12 +146,14 @@ def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
     return made
 
 
-def _others(best: Plan, profile: Profile, requests: int) -> str:
+def _others(best: Plan, profile: Profile, shape: ModelShape, requests: int) -> str:
     """The ways that PPSD is weighed against, at the best layout's acceptance rate."""
     base = best_plain(profile, len(best.partition), requests).ms_per_token
     parallel = tensor_parallel(profile, len(best.partition), requests).ms_per_token
+    assert best.choice is not None
+    with_head = best.choice.profile(profile, shape)
     drafted = min(
-        draft_then_verify(profile, best.partition, best.alpha, drafts).ms_per_token
+        draft_then_verify(with_head, best.partition, best.alpha, drafts).ms_per_token
         for drafts in range(1, 9)
     )
     alone = f"; draft, then verify {base / drafted:.2f}" if requests == 1 else ""
@@ -189,7 +196,7 @@ def _draw(
     for choice in heads:
         for exit_layer, rate in choice.rates.items():
             rates[exit_layer] = max(rate, rates.get(exit_layer, 0.0))
-    right.plot(list(rates), list(rates.values()), ":", color="0.5")
+    right.plot(*zip(*sorted(rates.items()), strict=True), ":", color="0.5")
     right.set_ylabel("acceptance rate of the best head (dotted)")
     right.set_ylim(0, 1)
     axes.axhline(1, color="0.7", linewidth=0.8)

@@ -25,6 +25,8 @@ from vllm_ppsd.trace.spans import Trace
 from vllm_ppsd.training.prompts import chat_tokens
 
 PLAIN, PPSD = "plain pipeline decoding", "PPSD"
+SHORTEST = 16
+"""Output tokens that show every part's time a few times."""
 
 
 def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) -> int:
@@ -33,8 +35,10 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     Raises:
         PPSDConfigError: no head fits the model, or too few tokens are asked for.
     """
-    if tokens < 4:
-        raise PPSDConfigError(f"--tokens {tokens}: at least 4 are needed to see a pipeline at work")
+    if tokens < SHORTEST:
+        raise PPSDConfigError(
+            f"--tokens {tokens}: at least {SHORTEST} are needed to see a pipeline at work"
+        )
     found = find(head, model)
     partition = found.config.two_stages
     output.mkdir(parents=True, exist_ok=True)

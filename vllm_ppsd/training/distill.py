@@ -15,7 +15,7 @@ import yaml
 from accelerate import Accelerator
 from rich.console import Console
 
-from vllm_ppsd.exit_head.checkpoint import WEIGHTS_FILE, ExitHeadFolder, save
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.exit_head.fingerprint import model_folder
 from vllm_ppsd.files import write_whole
@@ -62,6 +62,7 @@ def distill(
     Raises:
         TrainingError: something is wrong with the recipe, the prompts, the work
             folder or the disk; before any long work where it can be known.
+        ExitHeadError: the head to go on from is broken, or made for another model.
     """
     check_request(recipe, output)
     generate(recipe, work, device)
@@ -74,6 +75,7 @@ def check_request(recipe: Recipe, output: Path) -> None:
 
     Raises:
         TrainingError: says what is wrong.
+        ExitHeadError: the head to go on from is broken, or made for another model.
     """
     check_exit_layer(recipe.model, recipe.exit_layer)
     if recipe.from_head:
@@ -109,6 +111,7 @@ def _fit(
     folder = _run_folder(recipe, work, output)
     states = StateSet(work / "states", recipe.exit_layer)
     head, vocabulary = _start(recipe, states)
+    ancestry = _ancestry(starting_head(recipe)) if recipe.from_head else None
     dtype = compute_dtype(device, settings.precision)
     accelerator = Accelerator(
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
@@ -126,7 +129,7 @@ def _fit(
             fit_output_map(head, (states.batch(p, final=True).to(accelerator.device) for p in some))
     found = Fit(head, states, vocabulary, settings, folder, accelerator, stages).run()
     if accelerator.is_main_process:
-        origin = _origin(recipe, states, found, command)
+        origin = _origin(recipe, states, found, command) | {"from_head": ancestry}
         write_whole(folder / ORIGIN, lambda path: path.write_text(json.dumps(origin, indent=2)))
         draw_curves(folder / LOG, folder / CURVES)
         write_card(folder / CARD, recipe, head.config, found, origin, stages)
@@ -173,12 +176,14 @@ def starting_head(recipe: Recipe) -> ExitHeadFolder:
     has = {
         "head": config.head_type,
         "layers": config.num_layers,
+        "intermediate_size": config.intermediate_size,
         "output_map": config.output_map,
         "draft_vocab_size": config.draft_vocab_size,
     }
     asked = {
         "head": recipe.head,
         "layers": recipe.layers if recipe.head == "transformer" else 0,
+        "intermediate_size": recipe.intermediate_size or config.intermediate_size,
         "output_map": recipe.output_map,
         "draft_vocab_size": recipe.draft_vocab_size,
     }
@@ -216,16 +221,14 @@ def _origin(recipe: Recipe, states: StateSet, found: Validation, command: str) -
         "tokens": sum(d.length for d in states.documents),
         "answer_tokens": sum(d.last_row - d.first_row for d in states.documents),
         "validation": found.__dict__,
-        "from_head": _ancestry(Path(recipe.from_head)) if recipe.from_head else None,
     }
 
 
-def _ancestry(head: Path) -> dict[str, Any]:
-    """Return what the head that this one went on from was made of."""
-    weights = hashlib.sha256((head / WEIGHTS_FILE).read_bytes()).hexdigest()
-    recipe, origin = head / RECIPE, head / ORIGIN
+def _ancestry(head: ExitHeadFolder) -> dict[str, Any]:
+    """Return what a head that another goes on from was made of."""
+    recipe, origin = head.path / RECIPE, head.path / ORIGIN
     return {
-        "weights": f"sha256:{weights}",
+        "weights": head.digest(),
         "recipe": yaml.safe_load(recipe.read_text()) if recipe.is_file() else None,
         "origin": json.loads(origin.read_text()) if origin.is_file() else None,
     }

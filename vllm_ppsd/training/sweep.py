@@ -17,7 +17,7 @@ from vllm_ppsd.files import write_whole
 from vllm_ppsd.planning.plan import plans
 from vllm_ppsd.planning.shape import shape_of
 from vllm_ppsd.planning.times import assumed_profile
-from vllm_ppsd.training.distill import fit
+from vllm_ppsd.training.distill import fit, starting_head
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.recipe import Recipe
@@ -47,6 +47,8 @@ def sweep(
         raise TrainingError("name at least one exit layer")
     for exit_layer in exits:
         check_exit_layer(recipe.model, exit_layer)
+    if recipe.from_head:
+        starting_head(recipe)
     shape = shape_of(recipe.model)
     for exit_layer in exits:
         split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, stages)
