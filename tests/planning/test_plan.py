@@ -58,3 +58,16 @@ def test_the_command_prints_layouts_assumptions_and_how_to_serve(
     rates.write_text('{"2": 1.5}')
     assert main(words) == 2
     assert "between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_profile_that_names_no_head_or_is_of_another_model_is_refused(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "p.json"
+    words = ["plan", str(tiny_llama), "--stages", "2", "--profile", str(path)]
+    path.write_text(profile().model_dump_json())
+    assert main(words) == 2
+    assert "is of a model with 30 layers" in capsys.readouterr().err
+    path.write_text(profile().model_copy(update={"num_layers": 6}).model_dump_json())
+    assert main(words) == 2
+    assert "does not say which exit head it was measured with" in capsys.readouterr().err
