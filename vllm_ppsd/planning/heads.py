@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig
@@ -100,9 +101,4 @@ def choices(base: ExitHeadConfig, rates: Mapping[int, float]) -> Iterator[Choice
 
 def _held(share: float) -> float:
     """Return the share of the text that so much of the vocabulary holds."""
-    shares = sorted(HELD)
-    if share <= shares[0]:
-        return HELD[shares[0]] * share / shares[0]
-    right = bisect_left(shares, share)
-    low, high = shares[right - 1], shares[right]
-    return HELD[low] + (share - low) / (high - low) * (HELD[high] - HELD[low])
+    return float(np.interp(share, [0.0, *HELD], [0.0, *HELD.values()]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+
+import numpy as np
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.layout import ModelShape, split_layers
@@ -135,12 +136,10 @@ def plans_with_heads(
 def between(known: Mapping[int, float]) -> dict[int, float]:
     """Return acceptance rates for every exit layer from the first to the last known one."""
     layers = sorted(known)
-    found = dict(known)
-    for low, high in pairwise(layers):
-        for layer in range(low + 1, high):
-            share = (layer - low) / (high - low)
-            found[layer] = known[low] + share * (known[high] - known[low])
-    return found
+    rates = [known[layer] for layer in layers]
+    return {
+        layer: float(np.interp(layer, layers, rates)) for layer in range(layers[0], layers[-1] + 1)
+    }
 
 
 def _exits(profile: Profile, stages: int) -> Iterator[int]:

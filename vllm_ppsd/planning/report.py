@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -108,11 +108,8 @@ def plan(
 
 def _between_shares(share: float) -> float:
     """Acceptance at a share of the depth, on straight lines between the assumed points."""
-    points = [(0.0, 0.0), *ASSUMED_ACCEPTANCE.items(), (1.0, 1.0)]
-    for (low, before), (high, after) in pairwise(points):
-        if share <= high:
-            return before + (share - low) / (high - low) * (after - before)
-    return 1.0
+    shares, rates = [0.0, *ASSUMED_ACCEPTANCE, 1.0], [0.0, *ASSUMED_ACCEPTANCE.values(), 1.0]
+    return float(np.interp(share, shares, rates))
 
 
 def _table(ranked: list[Plan], profile: Profile, requests: int) -> Table:
@@ -196,7 +193,7 @@ def _draw(
     for choice in heads:
         for exit_layer, rate in choice.rates.items():
             rates[exit_layer] = max(rate, rates.get(exit_layer, 0.0))
-    right.plot(*zip(*sorted(rates.items()), strict=True), ":", color="0.5")
+    right.plot(list(rates), list(rates.values()), ":", color="0.5")
     right.set_ylabel("acceptance rate of the best head (dotted)")
     right.set_ylim(0, 1)
     axes.axhline(1, color="0.7", linewidth=0.8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from vllm_ppsd.files import write_whole
 from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
 from vllm_ppsd.training.card import write_card
 from vllm_ppsd.training.curves import draw_curves
-from vllm_ppsd.training.dataset import StateSet
+from vllm_ppsd.training.dataset import Place, StateSet
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import LOG, Fit
 from vllm_ppsd.training.generate import generate
@@ -110,8 +111,13 @@ def _fit(
     torch.manual_seed(settings.seed)
     folder = _run_folder(recipe, work, output)
     states = StateSet(work / "states", recipe.exit_layer)
-    head, vocabulary = _start(recipe, states)
-    ancestry = _ancestry(starting_head(recipe)) if recipe.from_head else None
+    documents, _ = states.split(settings.validation_documents, settings.seed)
+    before = starting_head(recipe) if recipe.from_head else None
+    ancestry = _ancestry(before) if before else None
+    if before:
+        head, vocabulary = trained(before, recipe.model, recipe.exit_layer)
+    else:
+        head, vocabulary = _new_head(recipe, states, documents)
     dtype = compute_dtype(device, settings.precision)
     accelerator = Accelerator(
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
@@ -121,8 +127,7 @@ def _fit(
     )
     accelerator.init_trackers(TENSORBOARD)
     head.to(accelerator.device)
-    if recipe.output_map and not recipe.from_head:
-        documents, _ = states.split(settings.validation_documents, settings.seed)
+    if recipe.output_map and not before:
         packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
         some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
         with Console().status("fitting the output map by ridge regression"):
@@ -139,13 +144,10 @@ def _fit(
     return found
 
 
-def _start(recipe: Recipe, states: StateSet) -> tuple[TrainableHead, DraftVocabulary]:
-    """Return the head before its first step."""
-    if recipe.from_head:
-        before = starting_head(recipe)
-        return trained(before, recipe.model, recipe.exit_layer)
-    settings = recipe.optimisation
-    documents, _ = states.split(settings.validation_documents, settings.seed)
+def _new_head(
+    recipe: Recipe, states: StateSet, documents: Sequence[Place]
+) -> tuple[TrainableHead, DraftVocabulary]:
+    """Return a head that starts from the target, with the vocabulary of ``documents``."""
     target = describe_target(model_folder(recipe.model))
     token_ids = most_frequent(
         states.token_counts(documents, target.vocab_size), recipe.draft_vocab_size
