@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks import arguments
 from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.bench.report import quartiles
 from vllm_ppsd.training.prompts import chat_tokens
 
 FILLER = "Please summarise what the following notes say about the weather, number {}. "
@@ -31,7 +32,7 @@ def main() -> None:
         "plain_ms": plain,
         "ppsd_ms": ppsd,
         "ratio": statistics.median(ratios),
-        "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
+        "quartiles": quartiles(ratios),
     } | origin(
         f"python -m benchmarks.first_token MODEL --prompt-tokens {given.prompt_tokens} "
         f"--repeats {given.repeats} --stages {given.stages} --dtype {given.dtype}"

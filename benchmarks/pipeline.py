@@ -25,6 +25,7 @@ from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.engines import Timed
 from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.bench.prompts import OWN, first_of_each
+from vllm_ppsd.bench.report import quartiles
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
@@ -145,7 +146,7 @@ def _report(
                 "times_ms": times,
                 "alpha": alpha,
                 "speedup": speedup,
-                "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
+                "quartiles": quartiles(ratios),
                 "of_ideal": None if alpha is None else speedup / ideal_speedup(2, alpha),
                 "identical": "yes" if same else ("no" if alpha is not None else "other kernels"),
             }

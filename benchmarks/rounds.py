@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.engines import Timed
+from vllm_ppsd.bench.report import quartiles
 from vllm_ppsd.config.entry import model_shape
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import round_cost
@@ -122,7 +123,7 @@ def summary(
                 "round": statistics.median(rounds),
                 "round_expected": round_cost(drafted, draft_cost, token_cost) if drafted else None,
                 "speedup": statistics.median(ratios),
-                "quartiles": statistics.quantiles(ratios, method="inclusive")[::2],
+                "quartiles": quartiles(ratios),
                 "speedups": ratios,
                 "rounds": rounds,
                 "identical": sum(one.tokens == other.tokens for one, other in pairs),

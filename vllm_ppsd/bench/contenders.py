@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,13 +83,7 @@ class Transformers(Contender):
     """Hugging Face's ``generate``, in this process."""
 
     def __init__(self, model: str, early_exit: int | None) -> None:
-        from transformers import AutoModelForCausalLM, GenerationConfig
-
-        self._model = AutoModelForCausalLM.from_pretrained(model, device_map="auto", dtype="auto")
-        # None of the model's own preferences (penalties, temperatures), as in vLLM here.
-        self._model.generation_config = GenerationConfig(
-            num_assistant_tokens=EARLY_EXIT_DRAFTS, num_assistant_tokens_schedule="constant"
-        )
+        self._model = _transformers_model(model)
         self._early_exit = {} if early_exit is None else {"assistant_early_exit": early_exit}
         self._threads = len(os.sched_getaffinity(0))
 
@@ -113,6 +108,20 @@ class Transformers(Contender):
 
     def close(self) -> None:
         del self._model
+        _transformers_model.cache_clear()
+
+
+@cache
+def _transformers_model(model: str) -> Any:
+    """Load a model once for all that use it."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, device_map="auto", dtype="auto")
+    # None of the model's own preferences (penalties, temperatures), as in vLLM here.
+    loaded.generation_config = GenerationConfig(
+        num_assistant_tokens=EARLY_EXIT_DRAFTS, num_assistant_tokens_schedule="constant"
+    )
+    return loaded
 
 
 class _Clock:
