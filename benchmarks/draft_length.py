@@ -97,7 +97,7 @@ def _answers(arguments: argparse.Namespace) -> list[Answer]:
     with torch.inference_mode():
         for documents in pack(states.documents, BATCH_TOKENS):
             batch = states.batch(documents)
-            logits = head(batch.states, batch.lengths, batch.rows).float()
+            logits = head(batch.states, batch.lengths, batch.rows, batch.deeper).float()
             probabilities, drafts = torch.softmax(logits, dim=-1).max(dim=-1)
             hits = vocabulary.tokens(drafts) == batch.next
             edges = [*(batch.offsets == 0).nonzero().flatten().tolist(), len(hits)]

@@ -14,6 +14,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm_ppsd.config.entry import SCHEDULER_CLS, WORKER_CLS
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.exit_head.checkpoint import save
+from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE
 from vllm_ppsd.plugin import register
 
@@ -220,3 +222,44 @@ def test_the_head_in_the_model_folder_must_be_whole(tiny_llama: Path, tmp_path: 
     entry["num_layres"] = 1
     file.write_text(json.dumps(entry))
     refused(engine(broken, speculative_config={"method": "ppsd"}), "num_layres")
+
+
+def test_how_sampled_drafts_are_made_depends_on_the_place(tiny_llama: Path):
+    ppsd = {"method": "ppsd"}
+    assert config_of(engine(tiny_llama, speculative_config=ppsd)).draft_sampling == "coupled"
+    one = engine(tiny_llama, 1, speculative_config=ppsd).create_engine_config()
+    assert one.speculative_config.draft_sampling == "probabilistic"
+    for stages, other in ((2, "probabilistic"), (1, "coupled")):
+        options = ppsd | {"draft_sampling": other}
+        refused(engine(tiny_llama, stages, speculative_config=options), f"{other}' is for")
+    options = ppsd | {"draft_sampling": "greedy"}
+    assert config_of(engine(tiny_llama, speculative_config=options)).draft_sampling == "greedy"
+
+
+def multi_depth_head(model: Path, folder: Path, deeper_layers: list[int]) -> str:
+    config = head_config(
+        describe_target(model), exit_layer=3, head_type="lens", deeper_layers=deeper_layers
+    )
+    save(folder, config, initial_tensors(str(model), config))
+    return str(folder)
+
+
+def test_a_multi_depth_head_brings_its_layout(tiny_llama: Path, tmp_path: Path):
+    head = multi_depth_head(tiny_llama, tmp_path / "head", [5, 6])
+    options = {"method": "ppsd", "model": head}
+    three = config_of(engine(tiny_llama, 3, speculative_config=options))
+    assert (three.layer_partition, three.feedback_stages) == ([3, 2, 1], [1, 2])
+    assert three.feedback == "wait"
+    refused(engine(tiny_llama, 2, speculative_config=options), "reads the states behind layer 5")
+
+
+def test_any_pipeline_ends_with_the_last_layer(tiny_llama: Path, tmp_path: Path):
+    head = multi_depth_head(tiny_llama, tmp_path / "head", [6])
+    options = {"method": "ppsd", "model": head}
+    for stages in (2, 3):
+        found = config_of(engine(tiny_llama, stages, speculative_config=options))
+        assert found.feedback_stages == [stages - 1]
+    one = engine(tiny_llama, 1, speculative_config=options).create_engine_config()
+    assert one.speculative_config.feedback_stages == []
+    options["feedback"] = "arrived"
+    refused(engine(tiny_llama, 1, speculative_config=options), "feedback is for a pipeline")

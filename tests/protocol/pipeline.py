@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from vllm_ppsd.protocol import (
+    DiagonalBook,
     DraftBook,
     Flight,
     Lane,
@@ -70,6 +71,7 @@ class Tick:
     drafts: dict[str, int] = field(default_factory=dict)
     quiet: set[str] = field(default_factory=set)
     skipped: bool = False
+    read: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -82,6 +84,8 @@ class Pipeline:
         rng: source of all choices.
         hold: share of the ticks that a decoding request is kept out of, as a policy may.
         quiet: share of the lanes of decoding requests behind which nothing is drafted.
+        lags: of the stages that send states back; a state is the context it was made from.
+        waits: whether stage 0 waits for the newest states.
     """
 
     def __init__(
@@ -92,6 +96,8 @@ class Pipeline:
         rng: random.Random,
         hold: float = 0.0,
         quiet: float = 0.0,
+        lags: tuple[int, ...] = (),
+        waits: bool = True,
     ) -> None:
         self.depth = depth
         self.hold = hold
@@ -110,6 +116,11 @@ class Pipeline:
         self.first_kv: dict[str, dict[int, int]] = {}
         self.last_kv: dict[str, dict[int, int]] = {}
         self.truth: dict[str, list[int]] = {}
+        self.lags, self.waits = lags, waits
+        self.diagonal: DiagonalBook[tuple[int, ...]] = DiagonalBook(lags or (1,))
+        self.passing: list[deque[Tick]] = [deque() for _ in lags]
+        self.later_kv: list[dict[str, dict[int, int]]] = [{} for _ in lags]
+        self.read = self.read_late = 0
         self.finished: list[str] = []
         self.hits = self.misses = self.skipped = 0
 
@@ -211,6 +222,7 @@ class Pipeline:
         tick = self.line.popleft()
         for request_id in tick.finished:
             self.drafts.forget(request_id)
+            self.diagonal.forget(request_id)
         for lane in tick.lanes:
             token = self.drafts.enter(lane)
             tick.inputs[lane.request_id] = tick.known[lane.request_id] if token is None else [token]
@@ -220,6 +232,8 @@ class Pipeline:
             self._catch_up()
             tick.skipped = not self.gate.start(tick.lanes)
         self.skipped += tick.skipped
+        if self.lags:
+            self.diagonal.enter(tick.lanes)
         for lane in tick.lanes:
             if tick.skipped:
                 continue
@@ -231,7 +245,46 @@ class Pipeline:
                 tick.drafts[lane.request_id] = drafted
                 self.drafts.propose(lane.request_id, lane.end, drafted)
         self.between.append(tick)
+        if self.lags:
+            self._read_diagonals(tick)
+            for passing in self.passing:
+                passing.append(tick)
         return True
+
+    # Stages that send states back -------------------------------------------
+
+    def _read_diagonals(self, tick: Tick) -> None:
+        lanes = [lane for lane in tick.lanes if not self.drafts.is_stale(lane)]
+        for source in range(len(self.lags)):
+            while self.waits and self.diagonal.owed(source, lanes):
+                assert self._send_back(source)
+            while self.rng.random() < 0.7 and self._send_back(source):
+                pass
+        for lane in lanes:
+            tick.read[lane.request_id] = [
+                self.diagonal.read(lane, source, late=not self.waits)
+                for source in range(len(self.lags))
+            ]
+
+    def _send_back(self, source: int) -> bool:
+        if not self.passing[source]:
+            return False
+        tick = self.passing[source].popleft()
+        states = [self._write(self.later_kv[source], tick, lane) for lane in tick.lanes]
+        may_skip = tick.skipped and self.rng.random() < 0.8
+        self.diagonal.arrive(source, None if may_skip else states)
+        return True
+
+    def _check_diagonal(self, tick: Tick, lane: Lane, truth: tuple[int, ...]) -> None:
+        """What a lane that counts has read was made from retired tokens only."""
+        for lag, state in zip(self.lags, tick.read.get(lane.request_id, []), strict=False):
+            if state is None:
+                continue
+            self.read += 1
+            behind = lane.position + 1 - len(state)
+            assert behind == lag or (not self.waits and behind == lag + 1)
+            assert state == truth[: len(state)]
+            self.read_late += behind > lag
 
     def _catch_up(self) -> None:
         """Verdicts may be there before they are due, or not."""
@@ -256,6 +309,7 @@ class Pipeline:
             truth = self.truth[lane.request_id]
             if counts and lane.end >= len(truth):
                 assert context == tuple(truth[: lane.end])
+                self._check_diagonal(tick, lane, context)
                 token = true_token(context)
                 truth.append(token)
                 sampled[lane.request_id] = token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from protocol.pipeline import Pipeline, Request, oracle
@@ -20,9 +21,10 @@ def make(
     count: int,
     hold: float = 0.0,
     quiet: float = 0.0,
+    **feedback: Any,
 ) -> Pipeline:
     rng = random.Random(seed)
-    pipeline = Pipeline(stages, depth, drafter(rng, acceptance), rng, hold, quiet)
+    pipeline = Pipeline(stages, depth, drafter(rng, acceptance), rng, hold, quiet, **feedback)
     for i in range(count):
         prompt = [rng.randrange(50) for _ in range(rng.randint(1, 9))]
         pipeline.add(Request(f"r{i}", prompt, rng.randint(1, 25)))
@@ -104,3 +106,29 @@ def test_stage_0_skips_ticks_that_are_known_to_be_stale():
     pipeline = make(0, 2, 1, 0.0, count=1)
     pipeline.run()
     assert pipeline.skipped > 0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("lags", [(1,), (3,), (1, 2, 3)])
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_what_a_multi_depth_head_reads(depth: int, lags: tuple[int, ...], waits: bool):
+    """States of retired tokens only, through flushes, preemption and quiet lanes."""
+    read = late = 0
+    for seed in range(40):
+        pipeline = make(
+            seed, 4, depth, 0.7, count=seed % 3 + 1, hold=0.2, quiet=0.2, lags=lags, waits=waits
+        )
+        requests = list(pipeline.requests.values())
+        for _ in range(30):
+            for action in (pipeline.schedule, pipeline.run_first_stage, pipeline.run_last_stage):
+                action()
+            pipeline.receive()
+            if pipeline.requests and pipeline.rng.random() < 0.05:
+                pipeline.preempt(pipeline.rng.choice(list(pipeline.requests.values())))
+        pipeline.run()
+        for request in requests:
+            assert request.output == oracle(request.prompt, request.length)
+        read += pipeline.read
+        late += pipeline.read_late
+    assert read > 0
+    assert (late > 0) == (not waits)

@@ -71,5 +71,5 @@ def test_missing_states_are_named(tmp_path: Path):
     with pytest.raises(TrainingError, match="holds no states"):
         StateSet(tmp_path, 2)
     write_states(tmp_path, DOCUMENTS, exit_layer=2, lm_head=torch.randn(6, 8))
-    with pytest.raises(TrainingError, match="states of exit layer 3 are not cached"):
+    with pytest.raises(TrainingError, match="states of layer 3 are not cached"):
         StateSet(tmp_path, 3)

@@ -78,3 +78,27 @@ def test_another_kind_of_head_is_refused(recipe: Recipe, tmp_path: Path):
     with pytest.raises(TrainingError, match="has layers 1, not 2"):
         fit(other, work, tmp_path / "second", DEVICE, 2, "two")
     assert not (tmp_path / "second").exists()
+
+
+def test_a_multi_depth_head_goes_on_from_one_of_the_exit_alone(recipe: Recipe, tmp_path: Path):
+    work, first, second = tmp_path / "work", tmp_path / "first", tmp_path / "second"
+    before = fit(recipe, work, first, DEVICE, 2, "one")
+    layers = ExitHeadFolder.open(first).config.target.num_hidden_layers
+    onwards = recipe.model_copy(update={"from_head": str(first), "deeper_layers": (layers,)})
+    fit(onwards, work, second, DEVICE, 2, "two")
+    assert first_validation(second) == pytest.approx(before.acceptance, abs=0.03), "as bfloat16"
+    folder = ExitHeadFolder.open(second)
+    assert folder.config.stages == [3, layers - 3]
+    assert folder.tensors()["deeper.0.weight"].any()
+    back = recipe.model_copy(update={"from_head": str(second)})
+    with pytest.raises(TrainingError, match="deeper_layers"):
+        fit(back, work, tmp_path / "third", DEVICE, 2, "three")
+
+
+@pytest.mark.parametrize("deeper", [(2, 6), (5,), (6, 5), (5, 5, 6)])
+def test_deeper_layers_that_are_no_stages_ends_are_refused(
+    deeper: tuple[int, ...], recipe: Recipe, tmp_path: Path
+):
+    wrong = recipe.model_copy(update={"deeper_layers": deeper})
+    with pytest.raises(TrainingError, match="must rise from behind the exit layer 3 to 6"):
+        fit(wrong, tmp_path / "work", tmp_path / "head", DEVICE, 2, "")

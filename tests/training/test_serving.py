@@ -22,6 +22,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "mlp": {"head_type": "mlp", "output_map": True},
     "transformer": {"head_type": "transformer", "num_layers": 2, "output_map": True},
 }
+MULTI_DEPTH = {"head_type": "transformer", "output_map": True, "deeper_layers": [5, 6]}
 
 
 class PlainAttention(torch.nn.Module):
@@ -54,7 +55,9 @@ def vllm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     parallel_state.destroy_distributed_environment()
 
 
-def served_logits(head: Path, model: Path, states: torch.Tensor) -> torch.Tensor:
+def served_logits(
+    head: Path, model: Path, states: torch.Tensor, deeper: torch.Tensor | None = None
+) -> torch.Tensor:
     from vllm.config import set_current_vllm_config
     from vllm.engine.arg_utils import EngineArgs
     from vllm.forward_context import set_forward_context
@@ -71,7 +74,8 @@ def served_logits(head: Path, model: Path, states: torch.Tensor) -> torch.Tensor
             layer.self_attn.attn = PlainAttention(4, 2)
         with torch.inference_mode(), set_forward_context(None, config):
             rows = torch.arange(LENGTH)
-            return served.logits(torch.arange(LENGTH), states / 2, states / 2, rows).clone()
+            found = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
+            return found.clone()
 
 
 @pytest.mark.parametrize(
@@ -111,4 +115,26 @@ def test_a_served_head_is_trained_on_as_it_was_served(
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH))
     found = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_multi_depth_head_is_served_as_it_was_trained(
+    there: bool, tmp_path: Path, vllm_process: None
+):
+    """With deeper states, and without any, as on one device."""
+    model = make_tiny_model(tmp_path / "llama")
+    config = head_config(describe_target(model), exit_layer=4, **MULTI_DEPTH)
+    head, vocabulary = untrained(str(model), config, None)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_((parameter + 0.1 * torch.randn_like(parameter)).bfloat16())
+    save(tmp_path / "head", config, checkpoint_tensors(head, vocabulary))
+    states, deeper = torch.randn(LENGTH, 128), 30 * torch.randn(LENGTH, 2, 128)
+    deeper[:5] = 0
+    if not there:
+        deeper.zero_()
+    with torch.no_grad():
+        expected = head(states, [LENGTH], torch.arange(LENGTH), deeper)
+    found = served_logits(tmp_path / "head", model, states, deeper if there else None)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

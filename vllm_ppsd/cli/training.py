@@ -43,6 +43,12 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("model", help="the target: a folder or a name on the hub")
     evaluate.add_argument("--prompts", nargs="+", required=True, help="JSONL files or folders")
     evaluate.add_argument("--max-tokens", type=int, default=256, help="answer tokens per prompt")
+    evaluate.add_argument(
+        "--delay",
+        type=int,
+        default=0,
+        help="ticks by which heads that read later stages have their states late",
+    )
     _common(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -60,6 +66,12 @@ def _recipe_arguments(parser: argparse.ArgumentParser, exit_layer: bool = True) 
         parser.add_argument("--exit-layer", type=int, help="decoder layers before the exit")
     parser.add_argument("--head", choices=("lens", "mlp", "transformer"))
     parser.add_argument("--layers", type=int, help="decoder layers of a transformer head")
+    parser.add_argument(
+        "--deeper-layers",
+        type=int,
+        nargs="+",
+        help="ends of the later stages, for a head that reads their states too",
+    )
     parser.add_argument("--draft-vocab-size", type=int, help="tokens that the head can draft")
     parser.add_argument("--from-head", help="exit-head folder of the same kind to go on from")
     parser.add_argument("--data", nargs="+", help="prompts: JSONL files or folders of them")
@@ -94,6 +106,7 @@ def _recipe(arguments: argparse.Namespace, exit_layer: int | None = None) -> Rec
         "exit_layer": exit_layer or getattr(arguments, "exit_layer", None),
         "head": arguments.head,
         "layers": arguments.layers,
+        "deeper_layers": arguments.deeper_layers,
         "draft_vocab_size": arguments.draft_vocab_size,
         "from_head": arguments.from_head,
         "data": arguments.data,
@@ -178,6 +191,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.work,
         _device(arguments),
         arguments.max_tokens,
+        arguments.delay,
     )
     print_evaluations(rows, arguments.stages)
     return 0

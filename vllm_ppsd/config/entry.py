@@ -7,6 +7,7 @@ process that the user started.
 from __future__ import annotations
 
 import os
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +75,23 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
         partition = [shape.num_layers]
     elif own_partition:
         partition = check_partition(own_partition, exit_layer, shape.num_layers, stages)
+    elif head is not None and head.config.stages and len(head.config.stages) == stages:
+        partition = head.config.stages
     else:
         partition = split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, stages)
-    if stages == 1 and "load_adaptive" in options:
-        raise PPSDConfigError(
-            "load_adaptive is for a pipeline, whose stages requests share; on one device, leave "
-            "it out"
-        )
+    _check_for_pipelines(options, stages)
     try:
         return PPSDConfig(
             model=str(head.path) if head else None,
             max_drafts=options.get("num_speculative_tokens", stages - 1 or ONE_DEVICE_DRAFTS),
             exit_layer=exit_layer,
             layer_partition=partition,
+            deeper_layers=_deeper_layers(head, partition),
+            feedback=options.get("feedback", "wait"),
             draft_threshold=options.get("draft_threshold", _draft_threshold(head, shape, stages)),
+            draft_sampling=options.get(
+                "draft_sampling", "coupled" if stages > 1 else "probabilistic"
+            ),
             load_adaptive=options.get("load_adaptive", True),
             synthetic_drafter=synthetic,
             target_model_config=model_config,
@@ -148,6 +152,32 @@ def _exit_layer(
             f"{head.config.exit_layer}; leave exit_layer out"
         )
     return head.config.exit_layer
+
+
+def _check_for_pipelines(options: dict[str, Any], stages: int) -> None:
+    """Refuse on one device what is for pipelines."""
+    if stages > 1:
+        return
+    for name, why in (
+        ("load_adaptive", "whose stages requests share"),
+        ("feedback", "whose later stages send their states back"),
+    ):
+        if name in options:
+            raise PPSDConfigError(f"{name} is for a pipeline, {why}; on one device, leave it out")
+
+
+def _deeper_layers(head: ExitHeadFolder | None, partition: list[int]) -> list[int]:
+    """Return the ends of the stages whose states a head reads; none on one device."""
+    if head is None or len(partition) == 1:
+        return []
+    wanted, ends = head.config.deeper_layers, list(accumulate(partition))
+    if missing := [layer for layer in wanted if layer not in ends]:
+        raise PPSDConfigError(
+            f"the exit head {head.path} reads the states behind layer "
+            f"{', '.join(map(str, missing))}, but the layers are split as {partition}, and no "
+            f"stage ends there; it was made for {head.config.stages}"
+        )
+    return wanted
 
 
 def _draft_threshold(head: ExitHeadFolder | None, shape: ModelShape, stages: int) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -64,6 +65,18 @@ class PPSDConfig(SpeculativeConfig):
     """On one device, nothing is drafted behind a draft that the head gives a lower
     probability than this, for a request of ordinary acceptance; None in a pipeline."""
 
+    draft_sampling: Literal["greedy", "coupled", "probabilistic"] = "greedy"
+    """How drafts for sampled requests are made: ``greedy``, the head's most probable
+    token; ``coupled`` (pipelines), with the noise that the last stage samples with;
+    ``probabilistic`` (one device), drawn from the head's distribution."""
+
+    deeper_layers: list[int] = dataclasses.field(default_factory=list)
+    """Of a multi-depth head, the ends of the stages whose states it reads."""
+
+    feedback: Literal["wait", "arrived"] = "wait"
+    """In a pipeline with a multi-depth head: whether a draft waits for the newest states
+    of later stages, or takes what has arrived."""
+
     load_adaptive: bool = True
     """In a pipeline, let requests draft only as far as the stages have room."""
 
@@ -85,6 +98,12 @@ class PPSDConfig(SpeculativeConfig):
             raise PPSDConfigError(
                 f"draft_threshold={self.draft_threshold} is for one device (pipeline size 1); in "
                 "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
+            )
+        other = "probabilistic" if self.is_pipelined else "coupled"
+        if self.draft_sampling == other:
+            place = "one device" if self.is_pipelined else "a pipeline"
+            raise PPSDConfigError(
+                f"draft_sampling={other!r} is for {place}; leave it out, or say 'greedy'"
             )
         if self.model is None and self.max_drafts:
             if not self.is_pipelined:
@@ -119,6 +138,14 @@ class PPSDConfig(SpeculativeConfig):
         return not self.is_pipelined and self.max_drafts > 0
 
     @property
+    def feedback_stages(self) -> list[int]:
+        """The stages whose states stage 0's head reads, in its order."""
+        if not self.is_pipelined or not self.max_drafts:
+            return []
+        ends = list(accumulate(self.layer_partition))
+        return [ends.index(layer) for layer in self.deeper_layers]
+
+    @property
     def head_is_needed(self) -> bool:
         """Whether stage 0 runs an exit head."""
         return self.model is not None and self.max_drafts > 0
@@ -130,6 +157,8 @@ USER_OPTIONS: tuple[str, ...] = (
     "num_speculative_tokens",
     "exit_layer",
     "draft_threshold",
+    "draft_sampling",
+    "feedback",
     "load_adaptive",
     "synthetic_drafter",
 )

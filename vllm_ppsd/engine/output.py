@@ -1,4 +1,4 @@
-"""What the scheduler sends: vLLM's tick, and behind which lanes stage 0 need not draft."""
+"""What the scheduler sends: vLLM's tick, where stage 0 need not draft, and seeds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ class PPSDSchedulerOutput(SchedulerOutput):
     Attributes:
         quiet: ids of requests that will not be sent on before this tick's result is
             back; a draft behind their lanes would be for nothing.
+        seeds: of the requests that are new, with coupled sampling.
     """
 
     quiet: frozenset[str] = field(default_factory=frozenset)
+    seeds: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, output: SchedulerOutput, quiet: Iterable[str]) -> Self:
-        """Return ``output`` with ``quiet``."""
+    def of(cls, output: SchedulerOutput, quiet: Iterable[str], seeds: dict[str, int]) -> Self:
+        """Return ``output`` with ``quiet`` and ``seeds``."""
         values = {f.name: getattr(output, f.name) for f in fields(SchedulerOutput)}
-        return cls(**values, quiet=frozenset(quiet))
+        return cls(**values, quiet=frozenset(quiet), seeds=seeds)

@@ -21,6 +21,7 @@ from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.request import hide
 from vllm_ppsd.protocol import Flight, flush
+from vllm_ppsd.sampling.seeds import Arrivals
 
 _HELD = 2**62
 """A step that never comes: the request does not enter this tick."""
@@ -38,12 +39,17 @@ class PPSDScheduler(AsyncScheduler):
         stages = vllm_config.parallel_config.pipeline_parallel_size
         self._admission = Admission(config, stages)
         self._most_drafts: int = config.num_speculative_tokens
+        self._arrivals = (
+            Arrivals(vllm_config.model_config.seed) if config.draft_sampling == "coupled" else None
+        )
         self._drafts: dict[str, int] = {}
         self._step_stats: SpecDecodingStats | None = None
 
     def add_request(self, request: Request) -> None:
         is_new = request.request_id not in self.requests
         super().add_request(request)
+        if is_new and self._arrivals is not None:
+            self._arrivals.add(request.request_id, request.sampling_params.seed)
         if is_new and request.spec_decode_metrics is not None:
             # The base class knows of no drafts.
             request.spec_decode_metrics = RequestSpecDecodeMetrics.new(self._most_drafts)
@@ -61,7 +67,13 @@ class PPSDScheduler(AsyncScheduler):
             held = not request.is_prefill_chunk and request.request_id not in admitted
             request.next_decode_eligible_step = _HELD if held else 0
         scheduler_output = super().schedule(*args, **kwargs)
-        return PPSDSchedulerOutput.of(scheduler_output, self._admission.sent(scheduler_output))
+        seeds: dict[str, int] = {}
+        if self._arrivals is not None:
+            seeds = self._arrivals.of(new.req_id for new in scheduler_output.scheduled_new_reqs)
+            self._arrivals.forget(scheduler_output.finished_req_ids)
+        return PPSDSchedulerOutput.of(
+            scheduler_output, self._admission.sent(scheduler_output), seeds
+        )
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput

@@ -39,6 +39,8 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
     if config.output_map:
         shapes["map.weight"] = (hidden, hidden)
         shapes["map.bias"] = (hidden,)
+    for index in range(len(config.deeper_layers)):
+        shapes[f"deeper.{index}.weight"] = (hidden, hidden)
     if config.draft_vocab_size is not None:
         shapes["draft_token_ids"] = (config.draft_vocab_size,)
     return shapes

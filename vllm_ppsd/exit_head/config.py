@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,6 +38,10 @@ class ExitHeadConfig(BaseModel):
         intermediate_size: width of an ``mlp`` head's hidden layer, else None.
         output_map: whether an affine map stands between the head's norm and the LM head.
         draft_vocab_size: number of tokens the head can draft, or None for all.
+        deeper_layers: of a multi-depth head, the decoder layers before the end of each
+            later stage, whose states it reads too: of the token before from the second
+            stage, of the one before that from the third, and so on. Empty for a head
+            that reads the exit's state alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,12 +55,21 @@ class ExitHeadConfig(BaseModel):
     intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = False
     draft_vocab_size: int | None = Field(default=None, ge=1)
+    deeper_layers: list[int] = []
     target: Target
 
     @property
     def two_stages(self) -> list[int]:
         """Decoder layers per stage in a pipeline of two."""
         return [self.exit_layer, self.target.num_hidden_layers - self.exit_layer]
+
+    @property
+    def stages(self) -> list[int] | None:
+        """Decoder layers per stage of the pipeline a multi-depth head was made for, else None."""
+        if not self.deeper_layers:
+            return None
+        ends = [0, self.exit_layer, *self.deeper_layers]
+        return [after - before for before, after in pairwise(ends)]
 
     @model_validator(mode="after")
     def _consistent(self) -> ExitHeadConfig:
@@ -78,5 +92,11 @@ class ExitHeadConfig(BaseModel):
             raise ValueError(
                 f"draft_vocab_size {self.draft_vocab_size} exceeds the target's "
                 f"vocabulary of {self.target.vocab_size}"
+            )
+        stages = self.stages
+        if stages and (min(stages) < 1 or self.deeper_layers[-1] != self.target.num_hidden_layers):
+            raise ValueError(
+                f"deeper_layers {self.deeper_layers} do not rise from the exit layer "
+                f"{self.exit_layer} to the target's {self.target.num_hidden_layers} layers"
             )
         return self

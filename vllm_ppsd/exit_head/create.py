@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +68,7 @@ def head_config(
     intermediate_size: int | None = None,
     output_map: bool = False,
     draft_vocab_size: int | None = None,
+    deeper_layers: Sequence[int] = (),
 ) -> ExitHeadConfig:
     """Return the config of a head for ``target``; sizes that its type lacks are ignored."""
     return ExitHeadConfig(
@@ -79,6 +80,7 @@ def head_config(
         ),
         output_map=output_map,
         draft_vocab_size=draft_vocab_size,
+        deeper_layers=list(deeper_layers),
         target=target,
     )
 
@@ -88,7 +90,8 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
 
     The final norm is the target's own, the output map the identity. An ``mlp`` head
     starts as the identity (its output projection is zero); a ``transformer`` head
-    starts from the target's layers right behind the exit.
+    starts from the target's layers right behind the exit; a multi-depth head from
+    taking no notice of deeper states.
 
     Raises:
         ExitHeadError: the target holds no final norm.
@@ -109,12 +112,22 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
         tensors["mlp.norm.weight"] = torch.ones(hidden, dtype=dtype)
         tensors["mlp.up.weight"] = up.to(dtype)
         tensors["mlp.down.weight"] = torch.zeros(hidden, config.intermediate_size, dtype=dtype)
+    tensors |= deaf_projections(config, dtype)
     for index in range(config.num_layers):
         number = min(config.exit_layer + index, config.target.num_hidden_layers - 1)
         source = f"model.layers.{number}."
         layer = _read(folder, partial(_startswith, source))
         tensors |= {f"layers.{index}.{name[len(source) :]}": t for name, t in layer.items()}
     return tensors
+
+
+def deaf_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return a multi-depth head's projections of deeper states, all zero."""
+    hidden = config.target.hidden_size
+    return {
+        f"deeper.{index}.weight": torch.zeros(hidden, hidden, dtype=dtype)
+        for index in range(len(config.deeper_layers))
+    }
 
 
 def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:

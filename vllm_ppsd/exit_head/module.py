@@ -22,6 +22,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm_ppsd.config.support import ONE_DEVICE
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.deeper import even
 from vllm_ppsd.exit_head.layers import build_layer, write_entries
 from vllm_ppsd.exit_head.loading import load_lm_head_rows, load_tensors
 
@@ -53,7 +54,13 @@ class ResidualMLP(nn.Module):
 
 
 @support_torch_compile(
-    dynamic_arg_dims={"positions": 0, "hidden_states": 0, "residual": 0, "rows": 0}
+    dynamic_arg_dims={
+        "positions": 0,
+        "hidden_states": 0,
+        "residual": 0,
+        "rows": 0,
+        "deeper": 0,
+    }
 )
 class ExitHead(nn.Module):
     """Drafts the next token from the hidden state behind the exit layer.
@@ -91,6 +98,10 @@ class ExitHead(nn.Module):
         self.map: ReplicatedLinear | None = None
         if config.output_map:
             self.map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
+        self.deeper = nn.ModuleList(
+            ReplicatedLinear(config.target.hidden_size, config.target.hidden_size, bias=False)
+            for _ in config.deeper_layers
+        )
         self.draft_token_ids: nn.Parameter | None = None
         if config.draft_vocab_size is not None:
             self.draft_token_ids = nn.Parameter(
@@ -107,30 +118,42 @@ class ExitHead(nn.Module):
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None,
         rows: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return one draft per row, and the head's probability of it.
+        deeper: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return one draft per row, the head's probability of it, and its logits.
 
         Args:
             positions: int64 [tokens].
             hidden_states: [tokens, hidden], as between two layers of the target.
             residual: [tokens, hidden] or None; the exit's state is the sum of both.
             rows: int64 [rows], the tokens to draft behind.
+            deeper: [tokens, later stages, hidden], what a multi-depth head reads besides:
+                zero where there is nothing, None on one device, where there never is.
 
         Returns:
-            int64 [rows], ids in the target's vocabulary, and float32 [rows].
+            int64 [rows], ids in the target's vocabulary; float32 [rows]; float32 [rows,
+            draft vocabulary].
         """
-        logits = self.logits(positions, hidden_states, residual, rows).float()
+        logits = self.logits(positions, hidden_states, residual, rows, deeper).float()
         best, drafts = logits.max(dim=-1)
         probabilities = (best - logits.logsumexp(dim=-1)).exp()
         if self.draft_token_ids is not None:
             drafts = self.draft_token_ids[drafts]
-        return drafts, probabilities
+        return drafts, probabilities, logits
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """What it can draft: int64 [draft vocabulary], ids in the target's vocabulary."""
+        if self.draft_token_ids is not None:
+            return self.draft_token_ids
+        return torch.arange(self.config.target.vocab_size, device=self.norm.weight.device)
 
     def warm_up(
         self,
         positions: torch.Tensor,
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None,
+        deeper: torch.Tensor | None = None,
     ) -> None:
         """Run once on tokens of no meaning, which compiles; arguments as in ``forward``."""
         # Fewer rows than tokens: equal sizes would be compiled as one.
@@ -139,6 +162,7 @@ class ExitHead(nn.Module):
             hidden_states,
             residual,
             torch.arange(max(1, len(positions) // 2), device=positions.device),
+            deeper,
         )
 
     def observe(
@@ -146,6 +170,7 @@ class ExitHead(nn.Module):
         positions: torch.Tensor,
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None,
+        deeper: torch.Tensor | None = None,
     ) -> None:
         """Write the key/value entries of the head's decoder layers, and nothing more.
 
@@ -155,7 +180,7 @@ class ExitHead(nn.Module):
         """
         if not self.layers:
             return
-        state = hidden_states if residual is None else hidden_states + residual
+        state = self._input(hidden_states, residual, deeper)
         known = self.config.target.architecture in ONE_DEVICE
         hidden, carried = self._through(
             self.layers[:-1] if known else self.layers, positions, state
@@ -174,12 +199,13 @@ class ExitHead(nn.Module):
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None,
         rows: torch.Tensor,
+        deeper: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return [rows, draft vocabulary] logits; arguments as in ``forward``.
 
         The inputs go down the pipeline afterwards and must not change.
         """
-        state = hidden_states if residual is None else hidden_states + residual
+        state = self._input(hidden_states, residual, deeper)
         if self.layers:
             hidden, carried = self._through(self.layers, positions, state)
             state = hidden + carried
@@ -191,6 +217,19 @@ class ExitHead(nn.Module):
             state, _ = self.map(state)
         logits: torch.Tensor = self._logits(self._lm_head[0], state)
         return logits
+
+    def _input(
+        self,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None,
+        deeper: torch.Tensor | None,
+    ) -> torch.Tensor:
+        state = hidden_states if residual is None else hidden_states + residual
+        if deeper is not None:
+            for project, states in zip(self.deeper, deeper.unbind(dim=1), strict=True):
+                added, _ = project(even(states))
+                state = state + added
+        return state
 
     @staticmethod
     def _through(

@@ -9,6 +9,7 @@ rule of their own.
 
 from vllm_ppsd.protocol.acceptance import AcceptanceBook
 from vllm_ppsd.protocol.costs import TickCosts
+from vllm_ppsd.protocol.diagonal import DiagonalBook
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError, StaleBook, TickGate, Verdict
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
 from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
@@ -18,6 +19,7 @@ __all__ = [
     "AcceptanceBook",
     "Admitted",
     "Decoding",
+    "DiagonalBook",
     "DraftBook",
     "FixedDepth",
     "Flight",

@@ -14,6 +14,7 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
 from vllm_ppsd.protocol import AcceptanceBook
 from vllm_ppsd.protocol.acceptance import PRIOR
+from vllm_ppsd.single.chances import Chances
 from vllm_ppsd.single.draft_batch import draft_batch
 from vllm_ppsd.single.early_layers import COMPILE_TAG, EarlyLayers
 from vllm_ppsd.worker.synthetic import RecordedDrafts
@@ -37,6 +38,7 @@ class EarlyExitProposer:
     def __init__(self, vllm_config: VllmConfig) -> None:
         self._vllm_config = vllm_config
         self._recorded: RecordedDrafts | None = None
+        self._chances: Chances | None = None
 
     def adopt(self, runner: Any, config: PPSDConfig) -> None:
         """Take the runner whose batch is drafted for."""
@@ -54,6 +56,13 @@ class EarlyExitProposer:
                 vllm_config=self._vllm_config,
                 inner=target.model,
                 exit_layer=self._config.exit_layer,
+            )
+        model_config = self._vllm_config.model_config
+        probabilistic = self._config.draft_sampling == "probabilistic"
+        # A synthetic draft is drawn from nothing.
+        if probabilistic and self._config.synthetic_drafter is None:
+            self._chances = Chances(
+                self._head.token_ids, model_config.get_vocab_size(), self.drafts, model_config.seed
             )
         if self._config.synthetic_drafter is not None:
             self._recorded = RecordedDrafts.load(
@@ -104,6 +113,8 @@ class EarlyExitProposer:
         Returns:
             Per row, up to ``drafts`` tokens.
         """
+        if self._chances is not None:
+            self._chances.begin(len(sampled))
         batch = self._runner.input_batch
         drafts: list[list[int]] = [[] for _ in sampled]
         rows = [row for row, tokens in enumerate(sampled) if tokens]
@@ -179,5 +190,13 @@ class EarlyExitProposer:
             batch.attention, self._vllm_config, num_tokens=len(rows), slot_mapping=batch.slots
         ):
             hidden, residual = self._early(input_ids, batch.positions)
-            drafts, probabilities = self._head(batch.positions, hidden, residual, every)
+            drafts, probabilities, logits = self._head(batch.positions, hidden, residual, every)
+        if self._chances is not None:
+            requests = [self._runner.requests[self._runner.input_batch.req_ids[r]] for r in rows]
+            after = [position + 1 for position in positions]
+            drafts = self._chances.draw(rows, requests, after, drafts, logits, depth)
         return drafts.tolist(), probabilities.tolist()
+
+    def distributions(self) -> torch.Tensor | None:
+        """Return what this step's drafts were drawn from, float32 [rows, drafts, vocabulary]."""
+        return None if self._chances is None else self._chances.taken()

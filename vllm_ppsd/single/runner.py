@@ -40,9 +40,13 @@ class SingleRunnerMixin:
         self, scheduler_output: Any, sampled_token_ids: list[list[int]], *_: Any
     ) -> list[list[int]]:
         self.drafter.forget(scheduler_output.finished_req_ids)
-        return self.drafter.propose(
+        drafts = self.drafter.propose(
             sampled_token_ids, scheduler_output.scheduled_spec_decode_tokens
         )
+        # Where vLLM's own proposers leave them for the rejection sampler.
+        self._draft_probs = self.drafter.distributions()
+        self._draft_prob_req_ids = self.input_batch.req_ids.copy()  # type: ignore[attr-defined]
+        return drafts
 
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
         output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]

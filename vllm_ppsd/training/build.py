@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.create import initial_tensors
+from vllm_ppsd.exit_head.create import deaf_projections, initial_tensors
 from vllm_ppsd.exit_head.fingerprint import model_folder
 from vllm_ppsd.training.attention import PACKED
 from vllm_ppsd.training.errors import TrainingError
@@ -30,7 +30,10 @@ def untrained(
 
 
 def trained(
-    folder: ExitHeadFolder, model: str, exit_layer: int | None = None
+    folder: ExitHeadFolder,
+    model: str,
+    exit_layer: int | None = None,
+    deeper_layers: Sequence[int] | None = None,
 ) -> tuple[TrainableHead, DraftVocabulary]:
     """Return the head in ``folder``.
 
@@ -38,6 +41,8 @@ def trained(
         folder: the head.
         model: its target.
         exit_layer: another exit layer to have it behind.
+        deeper_layers: later stages for it to read too, which it will first take no
+            notice of if it was not made for them.
 
     Raises:
         ExitHeadError: it was made for another model.
@@ -47,6 +52,9 @@ def trained(
     config = folder.config
     if exit_layer is not None:
         config = config.model_copy(update={"exit_layer": exit_layer})
+    if deeper_layers is not None and not config.deeper_layers:
+        config = config.model_copy(update={"deeper_layers": list(deeper_layers)})
+        tensors |= deaf_projections(config, torch.bfloat16)
     return _build(model, config, tensors, tensors.pop(DRAFT_TOKENS, None))
 
 

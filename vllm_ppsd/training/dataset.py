@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from vllm_ppsd.training.diagonal import cached_layers, diagonal
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.states import TARGET, exit_name
 
@@ -29,6 +30,8 @@ class Batch:
         top_ids: int64 [rows, k], the target's most probable tokens, best first.
         top_logprobs: float32 [rows, k].
         final: [rows, hidden] bfloat16, the LM head's input, if asked for.
+        deeper: [tokens, later stages, hidden] bfloat16, what a multi-depth head reads
+            besides ``states`` (see ``vllm_ppsd.training.diagonal``).
     """
 
     states: torch.Tensor
@@ -39,6 +42,7 @@ class Batch:
     top_ids: torch.Tensor
     top_logprobs: torch.Tensor
     final: torch.Tensor | None = None
+    deeper: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
@@ -76,23 +80,29 @@ class StateSet:
     Args:
         folder: ``work/states``.
         exit_layer: whose states are the input.
+        deeper_layers: of a multi-depth head, the ends of the later stages.
+        delay: ticks by which deeper states come late.
 
     Raises:
         TrainingError: there are no states for this exit layer.
     """
 
-    def __init__(self, folder: Path, exit_layer: int) -> None:
-        self._files: list[tuple[Any, Any]] = []
+    def __init__(
+        self,
+        folder: Path,
+        exit_layer: int,
+        deeper_layers: Sequence[int] = (),
+        delay: int = 0,
+    ) -> None:
+        self._files: list[tuple[Any, list[Any]]] = []
+        self._depths, self._delay = len(deeper_layers), delay
+        layers = cached_layers(exit_layer, deeper_layers)
         self.documents: list[Place] = []
         for path in sorted((folder / TARGET).glob("*.safetensors")):
-            states = folder / exit_name(exit_layer) / path.name
-            if not states.is_file():
-                raise TrainingError(
-                    f"{states} is missing: the states of exit layer {exit_layer} are not cached"
-                )
             file: Any = safe_open(str(path), framework="pt")
             self.documents += _places(len(self._files), file)
-            self._files.append((file, safe_open(str(states), framework="pt")))
+            cached = [_open_states(folder, layer, path.name) for layer in layers]
+            self._files.append((file, cached))
         if not self.documents:
             raise TrainingError(f"{folder} holds no states; cache them first")
 
@@ -119,7 +129,7 @@ class StateSet:
         parts: dict[str, list[torch.Tensor]] = {}
         offset = 0
         for place in documents:
-            file, exits = self._files[place.shard]
+            file, (exits, *later) = self._files[place.shard]
 
             def rows_of(name: str, file: Any = file, place: Place = place) -> torch.Tensor:
                 read: torch.Tensor = file.get_slice(name)[place.first_row : place.last_row]
@@ -136,6 +146,12 @@ class StateSet:
             }
             if final:
                 found["final"] = rows_of("final")
+            if self._depths:
+                answered = slice(place.start + int(rows[0]), place.start + int(rows[-1]) + 1)
+                depths = [states.get_slice("states")[answered] for states in later]
+                found["deeper"] = diagonal(
+                    [*depths, rows_of("final")], place.length, int(rows[0]), self._delay
+                )
             for name, tensor in found.items():
                 parts.setdefault(name, []).append(tensor)
             offset += place.length
@@ -156,6 +172,13 @@ class StateSet:
             probabilities = file.get_slice("top_logprobs")[rows].double().exp().flatten()
             counts.index_add_(0, file.get_slice("top_ids")[rows].flatten(), probabilities)
         return counts
+
+
+def _open_states(folder: Path, layer: int, name: str) -> Any:
+    path = folder / exit_name(layer) / name
+    if not path.is_file():
+        raise TrainingError(f"{path} is missing: the states of layer {layer} are not cached")
+    return safe_open(str(path), framework="pt")
 
 
 def _places(shard: int, file: Any) -> list[Place]:

@@ -24,6 +24,7 @@ from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
 from vllm_ppsd.training.card import write_card
 from vllm_ppsd.training.curves import draw_curves
 from vllm_ppsd.training.dataset import Place, StateSet
+from vllm_ppsd.training.diagonal import cached_layers
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import LOG, Fit
 from vllm_ppsd.training.generate import generate
@@ -34,7 +35,7 @@ from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.ridge import fit_output_map
 from vllm_ppsd.training.states import cache_states
-from vllm_ppsd.training.target import check_exit_layer, compute_dtype
+from vllm_ppsd.training.target import check_deeper_layers, check_exit_layer, compute_dtype
 from vllm_ppsd.training.validation import Validation
 
 RECIPE, ORIGIN, CURVES, CARD = "recipe.yaml", "origin.json", "curves.png", "README.md"
@@ -67,7 +68,8 @@ def distill(
     """
     check_request(recipe, output)
     generate(recipe, work, device)
-    cache_states(recipe.model, recipe.cache, [recipe.exit_layer], work, device)
+    layers = cached_layers(recipe.exit_layer, recipe.deeper_layers)
+    cache_states(recipe.model, recipe.cache, layers, work, device)
     return _fit(recipe, work, output, device, stages, command)
 
 
@@ -79,6 +81,7 @@ def check_request(recipe: Recipe, output: Path) -> None:
         ExitHeadError: the head to go on from is broken, or made for another model.
     """
     check_exit_layer(recipe.model, recipe.exit_layer)
+    check_deeper_layers(recipe.model, recipe.exit_layer, recipe.deeper_layers)
     if recipe.from_head:
         starting_head(recipe)
     if output.exists():
@@ -110,12 +113,12 @@ def _fit(
     settings = recipe.optimisation
     torch.manual_seed(settings.seed)
     folder = _run_folder(recipe, work, output)
-    states = StateSet(work / "states", recipe.exit_layer)
+    states = StateSet(work / "states", recipe.exit_layer, recipe.deeper_layers)
     documents, _ = states.split(settings.validation_documents, settings.seed)
     before = starting_head(recipe) if recipe.from_head else None
     ancestry = _ancestry(before) if before else None
     if before:
-        head, vocabulary = trained(before, recipe.model, recipe.exit_layer)
+        head, vocabulary = trained(before, recipe.model, recipe.exit_layer, recipe.deeper_layers)
     else:
         head, vocabulary = _new_head(recipe, states, documents)
     dtype = compute_dtype(device, settings.precision)
@@ -160,6 +163,7 @@ def _new_head(
         intermediate_size=recipe.intermediate_size,
         output_map=recipe.output_map,
         draft_vocab_size=None if token_ids is None else len(token_ids),
+        deeper_layers=recipe.deeper_layers,
     )
     return untrained(recipe.model, config, token_ids)
 
@@ -175,20 +179,23 @@ def starting_head(recipe: Recipe) -> ExitHeadFolder:
     folder = ExitHeadFolder.open(recipe.from_head)
     folder.check_target(recipe.model)
     config = folder.config
-    has = {
+    has: dict[str, Any] = {
         "head": config.head_type,
         "layers": config.num_layers,
         "intermediate_size": config.intermediate_size,
         "output_map": config.output_map,
         "draft_vocab_size": config.draft_vocab_size,
     }
-    asked = {
+    asked: dict[str, Any] = {
         "head": recipe.head,
         "layers": recipe.layers if recipe.head == "transformer" else 0,
         "intermediate_size": recipe.intermediate_size or config.intermediate_size,
         "output_map": recipe.output_map,
         "draft_vocab_size": recipe.draft_vocab_size,
     }
+    if config.deeper_layers:
+        has["deeper_layers"] = list(config.deeper_layers)
+        asked["deeper_layers"] = list(recipe.deeper_layers)
     other = [f"{name} {has[name]}, not {asked[name]}" for name in has if has[name] != asked[name]]
     if other:
         raise TrainingError(

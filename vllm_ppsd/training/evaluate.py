@@ -14,6 +14,7 @@ from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.build import trained
 from vllm_ppsd.training.dataset import StateSet
+from vllm_ppsd.training.diagonal import cached_layers
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
@@ -42,6 +43,7 @@ def evaluate(
     work: Path,
     device: torch.device,
     max_tokens: int,
+    delay: int = 0,
 ) -> list[Evaluation]:
     """Return the acceptance of every head on every prompt set.
 
@@ -50,6 +52,7 @@ def evaluate(
         prompts: JSONL files or folders of them; a file is a set.
         work: folder for the text and states, kept for another evaluation.
         max_tokens: answer tokens per prompt at most.
+        delay: ticks by which multi-depth heads have deeper states late.
 
     Raises:
         PPSDConfigError: a head is broken or made for another model, or a prompt
@@ -58,13 +61,21 @@ def evaluate(
     folders = [ExitHeadFolder.open(path) for path in heads]
     for folder in folders:
         folder.check_target(model)
-    exits = sorted({folder.config.exit_layer for folder in folders})
+    exits = sorted(
+        {
+            layer
+            for folder in folders
+            for layer in cached_layers(folder.config.exit_layer, folder.config.deeper_layers)
+        }
+    )
     recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device)
     generate(recipe, work, device)
     cache_states(model, Cache(), exits, work, device)
     rows: list[Evaluation] = []
     for folder in folders:
-        states = StateSet(work / "states", folder.config.exit_layer)
+        states = StateSet(
+            work / "states", folder.config.exit_layer, folder.config.deeper_layers, delay
+        )
         head, vocabulary = trained(folder, model)
         head.to(device)
         sources = sorted({place.source for place in states.documents})

@@ -18,6 +18,7 @@ from vllm_ppsd.files import write_whole
 from vllm_ppsd.progress import Bar, progress
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.dataset import Batch, StateSet
+from vllm_ppsd.training.diagonal import disturbed
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
@@ -114,7 +115,7 @@ class Fit:
     def _step(self, batch: Batch) -> None:
         settings = self._settings
         with self._accelerator.autocast():
-            logits = self._head(batch.states, batch.lengths, batch.rows)
+            logits = self._head(batch.states, batch.lengths, batch.rows, self._deeper(batch))
         loss = distillation_loss(
             logits, batch, self._vocabulary, settings.kl_weight, settings.ce_weight
         )
@@ -136,6 +137,19 @@ class Fit:
                     self._average[name].lerp_(tensor, 1 - settings.ema)
         if self._at.step % LOG_EVERY == 0:
             self._log({"loss": sum(self._at.loss[-LOG_EVERY:]) / LOG_EVERY})
+
+    def _deeper(self, batch: Batch) -> torch.Tensor | None:
+        settings = self._settings
+        if batch.deeper is None:
+            return None
+        chance = settings.seed + self._at.step * self._accelerator.num_processes
+        return disturbed(
+            batch.deeper,
+            batch.lengths,
+            settings.late,
+            settings.absent,
+            chance + self._accelerator.process_index,
+        )
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's batches from the current step on."""

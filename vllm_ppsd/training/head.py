@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.deeper import even
 from vllm_ppsd.training.attention import PACKED
 from vllm_ppsd.training.target import positions
 
@@ -80,12 +81,19 @@ class TrainableHead(nn.Module):
             self.mlp = ResidualMLP(hidden, config.intermediate_size, eps)
         self.norm = RMSNorm(hidden, eps)
         self.map = nn.Linear(hidden, hidden) if config.output_map else None
+        self.deeper = nn.ModuleList(
+            nn.Linear(hidden, hidden, bias=False) for _ in config.deeper_layers
+        )
         # Neither is part of the checkpoint.
         self._rotary = [rotary_class(layer_config)]
         self.register_buffer("lm_head", lm_head.detach().float(), persistent=False)
 
     def features(
-        self, states: torch.Tensor, lengths: Sequence[int], rows: torch.Tensor
+        self,
+        states: torch.Tensor,
+        lengths: Sequence[int],
+        rows: torch.Tensor,
+        deeper: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return what the output map (or the LM head, without one) reads.
 
@@ -93,11 +101,17 @@ class TrainableHead(nn.Module):
             states: [tokens, hidden], packed exit states.
             lengths: tokens per document.
             rows: int64 [rows], tokens to draft behind.
+            deeper: [tokens, later stages, hidden], what a multi-depth head reads besides;
+                zero where there is nothing to read.
 
         Returns:
             [rows, hidden], float32.
         """
         hidden = states.float()
+        if self.deeper:
+            assert deeper is not None
+            for project, state in zip(self.deeper, deeper.unbind(dim=1), strict=True):
+                hidden = hidden + project(even(state.float()))
         if self.layers:
             place = positions(lengths).to(states.device)[None]
             rotary = self._rotary[0].to(states.device)(hidden[None], place)
@@ -118,10 +132,14 @@ class TrainableHead(nn.Module):
         return features
 
     def forward(
-        self, states: torch.Tensor, lengths: Sequence[int], rows: torch.Tensor
+        self,
+        states: torch.Tensor,
+        lengths: Sequence[int],
+        rows: torch.Tensor,
+        deeper: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return [rows, draft vocabulary] logits; arguments as in ``features``."""
-        x = self.features(states, lengths, rows)
+        x = self.features(states, lengths, rows, deeper)
         if self.map is not None:
             x = self.map(x)
         return x @ self.lm_head.T.to(x.dtype)

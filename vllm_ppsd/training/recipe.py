@@ -73,6 +73,9 @@ class Optimisation(_Part):
         ce_weight: weight of the cross-entropy on the target's argmax.
         ema: decay of an average of the weights, which is then validated and kept;
             0 for none.
+        late: of a multi-depth head, the share of tokens that read deeper states one tick
+            late, so that it can do with them.
+        absent: of a multi-depth head, the share of documents without deeper states.
         validation_documents: documents held out from training.
         validate_every: steps between two validations.
         precision: ``auto`` computes in bfloat16 where the device does so natively;
@@ -88,6 +91,8 @@ class Optimisation(_Part):
     kl_weight: float = Field(default=1.0, ge=0)
     ce_weight: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
+    late: float = Field(default=0.0, ge=0, le=1)
+    absent: float = Field(default=0.0, ge=0, le=1)
     validation_documents: int = Field(default=128, ge=1)
     validate_every: int = Field(default=100, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -105,8 +110,11 @@ class Recipe(_Part):
             fitted by ridge regression before training.
         draft_vocab_size: tokens the head can draft, the most frequent ones in the
             training text; None for all.
+        deeper_layers: what makes a multi-depth head: the decoder layers before the end of
+            each later stage, the last of them the target's number of layers.
         from_head: folder of an exit head to go on from, of the same kind; its draft
             vocabulary and output map are kept. None starts from the target's layers.
+            A multi-depth head may go on from one that reads the exit's state alone.
     """
 
     model: str
@@ -116,6 +124,7 @@ class Recipe(_Part):
     intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = True
     draft_vocab_size: int | None = Field(default=None, ge=1)
+    deeper_layers: tuple[int, ...] = ()
     from_head: str | None = None
     data: tuple[str, ...] = ()
     text: tuple[str, ...] = ()

@@ -30,7 +30,8 @@ def fit_output_map(head: TrainableHead, batches: Iterable[Batch], penalty: float
     cross = torch.zeros(size + 1, size, dtype=torch.float64)
     for batch in batches:
         assert batch.final is not None
-        x = head.features(batch.states, batch.lengths, batch.rows).cpu().double()
+        found = head.features(batch.states, batch.lengths, batch.rows, batch.deeper)
+        x = found.cpu().double()
         x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
         gram += x.T @ x
         cross += x.T @ batch.final.cpu().double()

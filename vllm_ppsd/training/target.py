@@ -135,3 +135,20 @@ def check_exit_layer(model: str, exit_layer: int) -> None:
             f"exit layer {exit_layer} is out of range: {model} has {layers} layers, so it "
             f"must lie between 1 and {layers - 1}"
         )
+
+
+def check_deeper_layers(model: str, exit_layer: int, deeper_layers: Sequence[int]) -> None:
+    """Refuse ends of later stages that are none.
+
+    Raises:
+        TrainingError: says what they must be.
+    """
+    if not deeper_layers:
+        return
+    layers = decoder_layers(model)
+    ends = [exit_layer, *deeper_layers]
+    if sorted(set(ends)) != ends or ends[-1] != layers:
+        raise TrainingError(
+            f"the deeper layers {', '.join(map(str, deeper_layers))} must rise from behind the "
+            f"exit layer {exit_layer} to {layers}, the layers of {model}"
+        )

@@ -52,7 +52,7 @@ def validate(
     offsets: list[torch.Tensor] = []
     loss = 0.0
     for batch in batches:
-        logits = head(batch.states, batch.lengths, batch.rows)
+        logits = head(batch.states, batch.lengths, batch.rows, batch.deeper)
         drafts = vocabulary.tokens(logits.argmax(dim=-1))
         hits.append((drafts == batch.next).cpu())
         agreements.append((drafts == batch.top_ids[:, 0]).cpu())

@@ -1,5 +1,6 @@
 """What stages tell each other, past the scheduler: states forward, drafts and verdicts.
 
+States that the head reads besides its own go back to the first stage (``feedback``).
 Drafts go from the first to the last stage, verdicts back to all before it, a message a tick:
 one int64 per row. A verdict is there as soon as the token is sampled; a draft may follow
 the hidden states that it was made from, which then wait for nothing. Where vLLM's own
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from vllm.distributed.parallel_state import get_pp_group
 
+from vllm_ppsd.worker.feedback import FeedbackSender
 from vllm_ppsd.worker.wire import Kind, Receiver, Sender, lay
 
 
@@ -26,26 +28,36 @@ class Lines:
         host: this stage's address, at which the others reach it.
         patience: seconds to wait for a message.
         states: whether hidden states go over wires, too.
+        feedback: the stages that send their states back to the first.
     """
 
-    def __init__(self, host: str, patience: float, states: bool) -> None:
+    def __init__(
+        self, host: str, patience: float, states: bool, feedback: Sequence[int] = ()
+    ) -> None:
         group = get_pp_group()
         first, last = group.is_first_rank, group.is_last_rank
         receives = {
             Kind.STATES: states and not first,
             Kind.DRAFTS: last,
             Kind.VERDICTS: not last,
+            Kind.FEEDBACK: first and bool(feedback),
         }
         behind = group.world_size - 1
         targets = {
             Kind.STATES: [group.rank_in_group + 1] if states and not last else [],
             Kind.DRAFTS: [behind] if first else [],
             Kind.VERDICTS: range(behind) if last else [],
+            Kind.FEEDBACK: [0] if group.rank_in_group in feedback else [],
         }
         self.receivers = {
             kind: Receiver(host, kind, patience) for kind, mine in receives.items() if mine
         }
         self.senders = lay(self.receivers, targets, group.cpu_group)
+
+    def feedback_sender(self) -> FeedbackSender | None:
+        """Return what sends this stage's states back; None where nobody reads them."""
+        senders = self.senders[Kind.FEEDBACK]
+        return FeedbackSender(senders[0], get_pp_group().rank_in_group) if senders else None
 
 
 class RowSender:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,10 @@ from vllm.forward_context import (
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
-from vllm_ppsd.protocol import DraftBook
+from vllm_ppsd.protocol import DraftBook, Lane
+from vllm_ppsd.sampling.drafts import draw, is_greedy
+from vllm_ppsd.sampling.seeds import SeedBook
+from vllm_ppsd.worker.feedback import Feedback
 from vllm_ppsd.worker.messages import Lines, RowSender
 from vllm_ppsd.worker.skipping import SkippingStage
 from vllm_ppsd.worker.stage import NO_DRAFT
@@ -29,12 +32,14 @@ class ProposerStage(SkippingStage):
     def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
         self._draft_book = DraftBook()
         super().__init__(runner, config, lines, self._draft_book)
+        self._lines = lines
         self._drafts = RowSender(lines.senders[Kind.DRAFTS])
         self._draft: Callable[[], list[int]] | None = None
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
+        self._seeds = SeedBook() if config.draft_sampling == "coupled" else None
         self._quiet: frozenset[str] = frozenset()
-        self._logits_indices: torch.Tensor | None = None
+        self._feedback: Feedback | None = None
 
     def load(self) -> None:
         if self._config.head_is_needed:
@@ -42,6 +47,8 @@ class ProposerStage(SkippingStage):
             self._head = build_exit_head(
                 self._config.model, self.runner.vllm_config, self.runner.get_model()
             )
+            self._token_ids = self._head.token_ids
+            self._feedback = self._open_feedback()
         if self._config.synthetic_drafter is not None and self._config.max_drafts:
             self._recorded = RecordedDrafts.load(
                 self._config.synthetic_drafter, self.runner.model_config.get_vocab_size()
@@ -56,10 +63,18 @@ class ProposerStage(SkippingStage):
         )
         positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
         with torch.inference_mode(), set_forward_context(None, config, num_tokens=num_tokens):
-            self._head.warm_up(positions, states["hidden_states"], states["residual"])
+            deeper = None
+            if self._feedback is not None:
+                deeper = self._feedback.nothing(num_tokens)
+            self._head.warm_up(positions, states["hidden_states"], states["residual"], deeper)
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         self._quiet = scheduler_output.quiet
+        if self._feedback is not None:
+            for request_id in scheduler_output.finished_req_ids:
+                self._feedback.forget(request_id)
+        if self._seeds is not None:
+            self._seeds.update(scheduler_output.seeds, scheduler_output.finished_req_ids)
         return super().execute(execute, scheduler_output, intermediate)
 
     def input_token(self, request_id: str) -> int:
@@ -67,9 +82,9 @@ class ProposerStage(SkippingStage):
         assert token is not None
         return token
 
-    def after_prepare(self, logits_indices: torch.Tensor) -> None:
-        # The compiled head has no guards: it reads what it is given as int64.
-        self._logits_indices = logits_indices.to(torch.int64)
+    def entered(self, lanes: Sequence[Lane]) -> None:
+        if self._feedback is not None:
+            self._feedback.enter(lanes)
 
     def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
         self._draft = self._draft_nothing if self._config.max_drafts else None
@@ -125,10 +140,54 @@ class ProposerStage(SkippingStage):
         if self._head is None:
             return [NO_DRAFT] * len(rows)
         states = output["hidden_states"], output["residual"]
+        deeper = self._deeper(len(positions))
         if not rows:
-            self._head.observe(positions, *states)
+            self._head.observe(positions, *states, deeper)
             return []
-        assert self._logits_indices is not None
-        drafts, _ = self._head(positions, *states, self._logits_indices[rows])
+        assert self._sampled is not None
+        drafts, _, logits = self._head(positions, *states, self._sampled[rows], deeper)
         tokens: list[int] = drafts.tolist()
-        return tokens
+        return self._drawn(rows, tokens, logits)
+
+    def _open_feedback(self) -> Feedback | None:
+        assert self._head is not None
+        stages = self._config.feedback_stages
+        if not stages:
+            return None
+        return Feedback(
+            self._lines.receivers[Kind.FEEDBACK],
+            stages,
+            self._head.config.target.hidden_size,
+            self.runner.model_config.dtype,
+            self.runner.device,
+            waits=self._config.feedback == "wait",
+        )
+
+    def _deeper(self, count: int) -> torch.Tensor | None:
+        """Return what a multi-depth head reads besides the exit's states."""
+        if self._feedback is None:
+            return None
+        assert self._sampled is not None
+        lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
+        rows = [row for row, lane in enumerate(lanes) if not self._stale_book.is_stale(lane)]
+        return self._feedback.gather([lanes[row] for row in rows], self._sampled[rows], count)
+
+    def _drawn(self, rows: list[int], drafts: list[int], logits: torch.Tensor) -> list[int]:
+        """Return ``drafts``, drawn as the last stage will draw where it will not be greedy."""
+        if self._seeds is None:
+            return drafts
+        assert self._head is not None
+        ids = [self.runner.input_batch.req_ids[row] for row in rows]
+        samplings = [self.runner.requests[request_id].sampling_params for request_id in ids]
+        drawn = [i for i, sampling in enumerate(samplings) if not is_greedy(sampling)]
+        if not drawn:
+            return drafts
+        chosen = draw(
+            logits[drawn],
+            [samplings[i] for i in drawn],
+            [self._seeds.state(ids[i], self._lanes[ids[i]].end) for i in drawn],
+            self._token_ids,
+        )
+        for i, token in zip(drawn, chosen.tolist(), strict=True):
+            drafts[i] = token
+        return drafts

@@ -10,6 +10,8 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
+from vllm_ppsd.sampling.sampler import CoupledSampler
+from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.lanes import lanes_of
 from vllm_ppsd.worker.messages import Lines, RowReceiver, RowSender
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
@@ -21,7 +23,7 @@ class ScorerStage(Stage):
     """Judges lanes and compares drafts with samples."""
 
     def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
-        super().__init__(runner)
+        super().__init__(runner, lines.feedback_sender())
         self._speculates = config.max_drafts > 0
         self._drafts = RowReceiver(lines.receivers[Kind.DRAFTS])
         self._verdicts = RowSender(lines.senders[Kind.VERDICTS])
@@ -29,10 +31,20 @@ class ScorerStage(Stage):
         self._lanes: dict[str, Lane] = {}
         self._stale: set[str] = set()
         self._skipped = False
+        self._seeds = SeedBook() if config.draft_sampling == "coupled" else None
+        self._sampler: CoupledSampler | None = None
+
+    def load(self) -> None:
+        if self._seeds is not None:
+            sampler = self.runner.sampler
+            self._sampler = CoupledSampler(sampler.topk_topp_sampler)
+            sampler.topk_topp_sampler = self._sampler
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._book.forget(request_id)
+        if self._seeds is not None:
+            self._seeds.update(scheduler_output.seeds, scheduler_output.finished_req_ids)
         self._lanes = lanes_of(scheduler_output)
         self._stale = {id for id, lane in self._lanes.items() if not self._book.counts(lane)}
         self._skipped = bool(self._lanes) and len(self._stale) == len(self._lanes)
@@ -42,6 +54,7 @@ class ScorerStage(Stage):
             # sent: the stage before waits for that.
             intermediate.wait_for_comm()
             self.runner._update_states(scheduler_output)
+            self.send_back(None)
             return None
         return execute(scheduler_output, intermediate)
 
@@ -49,6 +62,7 @@ class ScorerStage(Stage):
         """Nothing to fill in: this stage has sampled every retired token itself."""
 
     def after_prepare(self, logits_indices: torch.Tensor) -> None:
+        super().after_prepare(logits_indices)
         mask = self.runner.discard_request_mask
         rows = [self.runner.input_batch.req_id_to_index[id] for id in self._stale]
         if rows:
@@ -56,7 +70,9 @@ class ScorerStage(Stage):
             mask.copy_to_gpu(self.runner.input_batch.num_reqs)
 
     def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
-        return forward()
+        output = forward()
+        self.send_back(output)
+        return output
 
     def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
         if self._skipped:
@@ -66,9 +82,17 @@ class ScorerStage(Stage):
             return PPSDModelRunnerOutput.stale(list(self._lanes))
         if self.runner.execute_model_state is None:
             return sample(grammar_output)
+        self._couple()
         with self._generators_of_discarded_rows_parked():
             output = sample(grammar_output)
         return PPSDModelRunnerOutput.of(output, self._retire(output))
+
+    def _couple(self) -> None:
+        """Say what noise every row is sampled with."""
+        if self._seeds is None or self._sampler is None:
+            return
+        lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
+        self._sampler.expect([self._seeds.state(lane.request_id, lane.end) for lane in lanes])
 
     def _retire(self, output: Any) -> dict[str, int]:
         """Record every retired token; return the drafts they are compared with."""

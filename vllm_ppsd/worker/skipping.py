@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class SkippingStage(Stage):
     """
 
     def __init__(self, runner: Any, config: PPSDConfig, lines: Lines, book: StaleBook) -> None:
-        super().__init__(runner)
+        super().__init__(runner, lines.feedback_sender())
         self._config = config
         self._stale_book = book
         self._gate = TickGate(config.max_drafts, book)
@@ -51,14 +51,21 @@ class SkippingStage(Stage):
         self.hold()
         self.finish_sends()
         rows = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
+        self.entered(rows)
         if not self._gate.start(rows):
+            self.send_back(None)
             # Whatever it would write is overwritten when the positions re-enter.
             return self.runner.model.make_empty_intermediate_tensors(
                 batch_size=positions.shape[-1],
                 dtype=self.runner.model_config.dtype,
                 device=self.runner.device,
             )
-        return forward()
+        output = forward()
+        self.send_back(output)
+        return output
+
+    def entered(self, lanes: Sequence[Lane]) -> None:
+        """Called when a tick of these lanes, in row order, starts."""
 
     def hold(self) -> None:
         """Take in verdicts: wait for those that this tick depends on.

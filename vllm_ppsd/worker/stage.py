@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vllm_ppsd.worker.feedback import FeedbackSender
+
 NO_DRAFT = -1
 """In place of a draft, for a row that does not sample."""
 
@@ -23,12 +25,15 @@ class Stage:
 
     Attributes:
         runner: the model runner that this stage belongs to.
+        feedback: sends states back to stage 0, where its head reads them.
         sends: handles of the previous tick's sends to the next stage.
     """
 
-    def __init__(self, runner: Any) -> None:
+    def __init__(self, runner: Any, feedback: FeedbackSender | None = None) -> None:
         self.runner = runner
         self.sends: list[Any] = []
+        self._feedback_sender = feedback
+        self._sampled: torch.Tensor | None = None
 
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
@@ -54,11 +59,30 @@ class Stage:
 
     def after_prepare(self, logits_indices: torch.Tensor) -> None:
         """Called when the tick's inputs stand; ``logits_indices`` has one row a lane."""
+        # The compiled exit head has no guards: it reads what it is given as int64.
+        self._sampled = logits_indices.to(torch.int64)
 
     def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
         """Run the stage's layers; what it returns goes down the pipe."""
         self.finish_sends()
         return forward()
+
+    def send_back(self, output: Any) -> None:
+        """Send what the head reads of a tick back to stage 0.
+
+        Args:
+            output: of the stage's layers; None if the tick was skipped.
+        """
+        if self._feedback_sender is None:
+            return
+        states = output
+        if output is not None:
+            assert self._sampled is not None
+            if isinstance(output, torch.Tensor):
+                states = output[self._sampled]
+            else:
+                states = output["hidden_states"][self._sampled] + output["residual"][self._sampled]
+        self._feedback_sender.send(states)
 
     def after_send(self) -> None:
         """Called when what the layers made is on its way to the next stage."""

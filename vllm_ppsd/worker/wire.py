@@ -1,4 +1,4 @@
-"""One-way messages from worker to worker: states, drafts, verdicts.
+"""One-way messages from worker to worker: states, drafts, verdicts, states sent back.
 
 A message is one trip over the network, whatever its size, and the next one need not
 wait for it: ZeroMQ's sockets push. (gloo asks the receiver first, and vLLM's hand-over
@@ -22,6 +22,7 @@ class Kind(Enum):
     STATES = "states"
     DRAFTS = "drafts"
     VERDICTS = "verdicts"
+    FEEDBACK = "deeper states"
 
 
 class WireError(RuntimeError):

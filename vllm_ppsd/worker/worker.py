@@ -48,6 +48,7 @@ class PPSDWorkerMixin:
             host=get_ip() if several_nodes else get_loopback_ip(),
             patience=envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS,
             states=hands_over,
+            feedback=self.ppsd_config.feedback_stages,
         )
         if hands_over:
             get_pp_group().ppsd_handover = Handover(lines)
