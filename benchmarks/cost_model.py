@@ -3,9 +3,10 @@
 A pipeline of two with the model's exit head, whose drafts a record replaces, so that they
 are right as often as asked for. Several requests draft as far as the load policy lets them;
 the model says the better of all drafting and none. The times of the parts come from traces
-of the same engines. What was measured takes turns with plain decoding.
+of the same engines answering the same prompts, which are short: what is modelled is
+decoding. What was measured takes turns with plain decoding.
 
-    python -m benchmarks.cost_model MODEL --prompts FOLDER [--requests 1 8] [--repeats 3]
+    python -m benchmarks.cost_model MODEL [--requests 1 8] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from vllm import SamplingParams
 from benchmarks import arguments
 from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin, said
-from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
@@ -34,7 +34,6 @@ from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.training.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
 
 ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
@@ -77,9 +76,7 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
     head = find(given.head, given.model)
     partition = head.config.two_stages
     most = max(given.requests)
-    asked = first_of_each(given.prompts, given.limit)[:most]
-    if len(asked) < most:
-        raise SystemExit(f"{most} requests need as many prompts; {given.prompts} has {len(asked)}")
+    prompts = [list(range(100 + 50 * i, 132 + 50 * i)) for i in range(most)]
 
     def start(speculation: dict[str, Any]) -> Any:
         return engines.start(
@@ -92,15 +89,13 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
         )
 
     plain = start({"num_speculative_tokens": 0})
-    tokenizer = plain.get_tokenizer()
-    prompts = [chat_tokens(tokenizer, prompt.text) for prompt in asked]
     answers = [engines.generate(plain, prompt, given.tokens) for prompt in prompts]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.jsonl"
         write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
         synthetic = {"record": str(path), "acceptance": 1.0}
         drafting = start({"synthetic_drafter": synthetic})
-    profile = _profile(given, partition, plain, drafting)
+    profile = _profile(given, partition, prompts, plain, drafting)
     times: dict[tuple[int, float | None], list[float]] = {}
     counts: dict[tuple[int, float | None], list[int]] = {}
     kinds = [None, *ACCEPTANCES]
@@ -145,14 +140,18 @@ def _expected(
 
 
 def _profile(
-    given: argparse.Namespace, partition: Sequence[int], plain: Any, drafting: Any
+    given: argparse.Namespace,
+    partition: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    plain: Any,
+    drafting: Any,
 ) -> Profile:
     """Trace steps of as many lanes as the runs will have."""
-    sampling = SamplingParams(temperature=0.0, max_tokens=48, ignore_eos=True)
+    sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
     lanes = sorted({1, *given.requests, *(max(1, n // 2) for n in given.requests)})
-    prompt: Any = {"prompt_token_ids": list(range(100, 108))}
+    asked: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
     ours, theirs = (
-        {n: record(llm, [prompt] * n, sampling) for n in lanes} for llm in (drafting, plain)
+        {n: record(llm, asked[:n], sampling) for n in lanes} for llm in (drafting, plain)
     )
     return derive(Path(given.model).name, hardware(), partition, theirs, ours)
 
@@ -160,7 +159,7 @@ def _profile(
 def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__)
     arguments.add_model(parser)
-    arguments.add_prompts(parser, limit=None, tokens=96)
+    parser.add_argument("--tokens", type=int, default=96, help="output tokens per request")
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8], help="at once")
     parser.add_argument("--repeats", type=int, default=3, help="turns of every kind")
     parser.add_argument("--dtype", default="float32", help="of both engines")

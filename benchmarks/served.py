@@ -1,9 +1,9 @@
 """The acceptance that a served head reaches on prompt sets: what `vllm-ppsd eval` promises.
 
-A pipeline of two stages answers every prompt greedily, several at once, and vLLM's own
-counters say what was drafted and accepted. In float32, as the text that `eval` judges on.
+A pipeline of two stages answers every prompt, several at once, and vLLM's own counters
+say what was drafted and accepted. In float32, as the text that `eval` judges on.
 
-    python -m benchmarks.served MODEL --prompts FOLDER [--head ppsd]
+    python -m benchmarks.served MODEL --prompts FOLDER [--head ppsd] [--temperature 1]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vllm import SamplingParams
 
 from benchmarks import arguments
 from vllm_ppsd.bench import engines
-from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.bench.origin import deliver, footer, origin, said
 from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.training.prompts import Prompt, chat_tokens
 
@@ -33,12 +33,17 @@ def main() -> None:
         max_num_seqs=24,
         kv_cache_memory_bytes=2**30,
         # Every draft is to be counted, not only those that are worth their while.
-        speculative_config={"method": "ppsd", "model": given.head, "load_adaptive": False},
+        speculative_config={
+            "method": "ppsd",
+            "model": given.head,
+            "draft_sampling": given.draft_sampling,
+            "load_adaptive": False,
+        },
     )
     sets: dict[str, list[Prompt]] = {}
     for prompt in first_of_each(given.prompts, given.limit):
         sets.setdefault(prompt.source, []).append(prompt)
-    sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens)
+    sampling = SamplingParams(temperature=given.temperature, max_tokens=given.tokens)
     lines = ["| prompts | drafts | acceptance |", "| --- | --- | --- |"]
     rows: list[dict[str, Any]] = []
     drafted = hit = 0
@@ -50,10 +55,7 @@ def main() -> None:
         drafted, hit = drafts, hits
     rows.append({"set": "overall", "drafts": drafted, "hits": hit})
     lines += [f"| {r['set']} | {r['drafts']} | {r['hits'] / r['drafts']:.3f} |" for r in rows]
-    report = {"rows": rows} | origin(
-        f"python -m benchmarks.served MODEL --prompts {given.prompts.name} "
-        f"--head {Path(given.head).name} --tokens {given.tokens}"
-    )
+    report = {"rows": rows} | origin(said("python -m benchmarks.served", given.model))
     deliver(report, "\n".join([*lines, "", footer(report)]), given.json)
 
 
@@ -61,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__)
     arguments.add_model(parser)
     arguments.add_prompts(parser, limit=None, tokens=256)
+    parser.add_argument("--temperature", type=float, default=0.0, help="of every request")
+    parser.add_argument(
+        "--draft-sampling", choices=("coupled", "greedy"), default="coupled", help="PPSD's"
+    )
     return parser
 
 

@@ -167,8 +167,15 @@ class Trace:
         return hits / (hits + misses) if hits + misses else None
 
     def durations(self, stage: int, what: What) -> dict[int, list[float]]:
-        """Return the ms that ``stage`` took for ``what`` in decode ticks, by their lanes."""
+        """Return the ms that ``stage`` took for ``what`` in decode ticks, by their lanes.
+
+        Of drafting, only ticks count in which a draft was made that was judged: behind
+        quiet lanes the head does no more than keep up.
+        """
         wanted = set(self.decoding)
+        if what == What.DRAFT:
+            judged = {Outcome.HIT, Outcome.MISS}
+            wanted = {n for n in wanted if judged & {lane.outcome for lane in self.ticks[n]}}
         found: dict[int, list[float]] = {}
         for span in self.spans:
             if span.stage == stage and span.what == what and span.tick in wanted:
