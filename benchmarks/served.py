@@ -9,7 +9,6 @@ say what was drafted and accepted. In float32, as the text that `eval` judges on
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from vllm import SamplingParams

@@ -25,8 +25,7 @@ def multi_depth_head(model: Path, folder: Path, deeper_layers: list[int]) -> str
     )
     tensors = initial_tensors(str(model), config)
     generator = torch.Generator().manual_seed(0)
-    for index in range(len(deeper_layers)):
-        name = f"deeper.{index}.weight"
+    for name in [name for name in tensors if name.startswith("deeper_")]:
         noise = torch.randn(tensors[name].shape, generator=generator)
         tensors[name] = (0.02 * noise).to(tensors[name].dtype)
     save(folder, config, tensors)

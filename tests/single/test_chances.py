@@ -1,4 +1,4 @@
-"""Probabilistic drafts: what vLLM's rejection sampler makes of them has the target's distribution."""
+"""Probabilistic drafts: vLLM's rejection sampler turns them into the target's distribution."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_multi_depth_head_goes_on_from_one_of_the_exit_alone(recipe: Recipe, t
     assert first_validation(second) == pytest.approx(before.acceptance, abs=0.03), "as bfloat16"
     folder = ExitHeadFolder.open(second)
     assert folder.config.stages == [3, layers - 3]
-    assert folder.tensors()["deeper.0.weight"].any()
+    assert folder.tensors()["deeper_in.0.weight"].any()
     back = recipe.model_copy(update={"from_head": str(second)})
     with pytest.raises(TrainingError, match="deeper_layers"):
         fit(back, work, tmp_path / "third", DEVICE, 2, "three")

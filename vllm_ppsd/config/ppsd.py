@@ -105,6 +105,12 @@ class PPSDConfig(SpeculativeConfig):
             raise PPSDConfigError(
                 f"draft_sampling={other!r} is for {place}; leave it out, or say 'greedy'"
             )
+        tensor_parallel = getattr(self.target_parallel_config, "tensor_parallel_size", 1)
+        if self.feedback == "arrived" and tensor_parallel > 1:
+            raise PPSDConfigError(
+                "feedback='arrived' does not go with tensor parallelism: its ranks must draft "
+                "alike, and states need not arrive alike; leave feedback out"
+            )
         if self.model is None and self.max_drafts:
             if not self.is_pipelined:
                 raise PPSDConfigError("PPSD on one device needs an exit head to draft")

@@ -40,7 +40,8 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
         shapes["map.weight"] = (hidden, hidden)
         shapes["map.bias"] = (hidden,)
     for index in range(len(config.deeper_layers)):
-        shapes[f"deeper.{index}.weight"] = (hidden, hidden)
+        shapes[f"deeper_in.{index}.weight"] = (hidden, hidden)
+        shapes[f"deeper_out.{index}.weight"] = (hidden, hidden)
     if config.draft_vocab_size is not None:
         shapes["draft_token_ids"] = (config.draft_vocab_size,)
     return shapes

@@ -125,8 +125,9 @@ def deaf_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, to
     """Return a multi-depth head's projections of deeper states, all zero."""
     hidden = config.target.hidden_size
     return {
-        f"deeper.{index}.weight": torch.zeros(hidden, hidden, dtype=dtype)
+        f"deeper_{end}.{index}.weight": torch.zeros(hidden, hidden, dtype=dtype)
         for index in range(len(config.deeper_layers))
+        for end in ("in", "out")
     }
 
 

@@ -98,9 +98,12 @@ class ExitHead(nn.Module):
         self.map: ReplicatedLinear | None = None
         if config.output_map:
             self.map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
-        self.deeper = nn.ModuleList(
-            ReplicatedLinear(config.target.hidden_size, config.target.hidden_size, bias=False)
-            for _ in config.deeper_layers
+        self.deeper_in, self.deeper_out = (
+            nn.ModuleList(
+                ReplicatedLinear(config.target.hidden_size, config.target.hidden_size, bias=False)
+                for _ in config.deeper_layers
+            )
+            for _ in range(2)
         )
         self.draft_token_ids: nn.Parameter | None = None
         if config.draft_vocab_size is not None:
@@ -215,6 +218,8 @@ class ExitHead(nn.Module):
         state = self.norm(state)
         if self.map is not None:
             state, _ = self.map(state)
+        if deeper is not None:
+            state = self._add(state, self.deeper_out, deeper[rows])
         logits: torch.Tensor = self._logits(self._lm_head[0], state)
         return logits
 
@@ -226,9 +231,14 @@ class ExitHead(nn.Module):
     ) -> torch.Tensor:
         state = hidden_states if residual is None else hidden_states + residual
         if deeper is not None:
-            for project, states in zip(self.deeper, deeper.unbind(dim=1), strict=True):
-                added, _ = project(even(states))
-                state = state + added
+            state = self._add(state, self.deeper_in, deeper)
+        return state
+
+    @staticmethod
+    def _add(state: torch.Tensor, projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
+        for project, states in zip(projections, even(deeper).unbind(dim=1), strict=True):
+            added, _ = project(states)
+            state = state + added
         return state
 
     @staticmethod

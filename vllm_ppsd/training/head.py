@@ -46,6 +46,18 @@ class ResidualMLP(nn.Module):
         return out
 
 
+def projected(projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the later stages' projected states, [tokens, hidden] in float32.
+
+    Args:
+        deeper: [tokens, later stages, hidden].
+    """
+    states = even(deeper.float()).unbind(dim=1)
+    return torch.stack(
+        [project(state) for project, state in zip(projections, states, strict=True)]
+    ).sum(dim=0)
+
+
 class TrainableHead(nn.Module):
     """An exit head over cached states.
 
@@ -81,8 +93,9 @@ class TrainableHead(nn.Module):
             self.mlp = ResidualMLP(hidden, config.intermediate_size, eps)
         self.norm = RMSNorm(hidden, eps)
         self.map = nn.Linear(hidden, hidden) if config.output_map else None
-        self.deeper = nn.ModuleList(
-            nn.Linear(hidden, hidden, bias=False) for _ in config.deeper_layers
+        self.deeper_in, self.deeper_out = (
+            nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in config.deeper_layers)
+            for _ in range(2)
         )
         # Neither is part of the checkpoint.
         self._rotary = [rotary_class(layer_config)]
@@ -108,10 +121,8 @@ class TrainableHead(nn.Module):
             [rows, hidden], float32.
         """
         hidden = states.float()
-        if self.deeper:
-            assert deeper is not None
-            for project, state in zip(self.deeper, deeper.unbind(dim=1), strict=True):
-                hidden = hidden + project(even(state.float()))
+        if deeper is not None:
+            hidden = hidden + projected(self.deeper_in, deeper)
         if self.layers:
             place = positions(lengths).to(states.device)[None]
             rotary = self._rotary[0].to(states.device)(hidden[None], place)
@@ -142,4 +153,6 @@ class TrainableHead(nn.Module):
         x = self.features(states, lengths, rows, deeper)
         if self.map is not None:
             x = self.map(x)
+        if deeper is not None:
+            x = x + projected(self.deeper_out, deeper[rows])
         return x @ self.lm_head.T.to(x.dtype)
