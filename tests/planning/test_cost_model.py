@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vllm_ppsd.exit_head.config import Target
+from vllm_ppsd.exit_head.create import head_config
 from vllm_ppsd.planning import model
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Parts, Profile
@@ -113,3 +115,32 @@ def test_drafting_without_the_overlap_gains_less():
         model.draft_then_verify(profile(), (17, 13), 0.8, k).ms_per_token for k in range(1, 6)
     )
     assert model.ppsd(profile(), (17, 13), 0.8, 1).ms_per_token < drafted
+
+
+def reading(times: Profile, layer: int) -> Profile:
+    """The same times, with a head that reads the stage which ends with ``layer``."""
+    target = Target(
+        architecture="LlamaForCausalLM",
+        num_hidden_layers=times.num_layers,
+        hidden_size=64,
+        vocab_size=512,
+        fingerprint="sha256:" + 64 * "0",
+    )
+    config = head_config(target, exit_layer=1, head_type="lens").model_copy(
+        update={"deeper_layers": [layer]}
+    )
+    return times.model_copy(update={"head": config})
+
+
+def test_waiting_for_deeper_states_costs_nothing_between_equal_stages():
+    times = profile()
+    both = (model.ppsd(t, (17, 13), 0.8, 1) for t in (times, reading(times, 30)))
+    assert next(both) == next(both)
+
+
+def test_over_a_slow_link_the_wait_is_counted():
+    """Two ticks take a whole way round: stage 0, the link, the last stage's layers."""
+    times = profile(hand_over=40.0)
+    waiting = model.ppsd(reading(times, 30), (17, 13), 1.0, 8)
+    assert model.ppsd(times, (17, 13), 1.0, 8).ms_per_token == pytest.approx(19.0)
+    assert waiting.ms_per_token == pytest.approx((17 + 2 + 40 + 13) / 2)

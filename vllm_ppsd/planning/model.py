@@ -11,8 +11,9 @@ acceptance rate, K the drafts in flight.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from vllm_ppsd.planning.times import Parts, Profile
 from vllm_ppsd.speedup import tokens_per_round
@@ -77,6 +78,10 @@ def ppsd(
     - P = max(s_0 + h + prepare, s_1, …, s_{n-1}, L / (K + 1)) is the period of ticks;
       L = sum(s_i) + hand-overs + verdict is when the verdict on a tick is in, and at most
       K + 1 ticks may be unverified.
+    - A multi-depth head that reads stage k waits until that stage's layers are done with
+      the tick k before: with it P is at least (s_0 + h + prepare + the hand-overs and
+      layers of stages 1 to k) / (k + 1). Between equal stages on a fast link that is less
+      than the first term: the wait costs nothing.
     - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
       hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
       the token re-enters.
@@ -96,7 +101,12 @@ def ppsd(
     head = parts.head * profile.contention
     hand_overs = (stages - 1) * profile.hand_over
     loop = sum(times) + hand_overs + profile.verdict
-    period = max(times[0] + head + profile.prepare, *times[1:], loop / (drafts + 1))
+    period = max(
+        times[0] + head + profile.prepare,
+        *times[1:],
+        loop / (drafts + 1),
+        *_feedback_periods(profile, partition, parts.layer, times[0] + head + profile.prepare),
+    )
     begun = min(drafts, int(loop / period))
     if requests == 1:
         trip = sum(times) + hand_overs + profile.control
@@ -121,6 +131,23 @@ def ppsd(
             for s, b in zip(stale, busy, strict=True)
         ),
     )
+
+
+def _feedback_periods(
+    profile: Profile, partition: Sequence[int], layer: float, first: float
+) -> Iterator[float]:
+    """Yield the least period of ticks for every later stage that the head reads.
+
+    Args:
+        layer: ms of one decoder layer, alone.
+        first: ms that stage 0 is taken by a tick.
+    """
+    if profile.head is None:
+        return
+    for stage, end in enumerate(accumulate(partition)):
+        if end in profile.head.deeper_layers:
+            layers = sum(partition[1 : stage + 1]) * layer * profile.contention
+            yield (first + stage * profile.hand_over + layers) / (stage + 1)
 
 
 def draft_then_verify(

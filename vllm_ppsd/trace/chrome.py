@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_ppsd.trace.spans import Outcome, Span, Trace, What
+from vllm_ppsd.trace.spans import BUSY, Outcome, Span, Trace, What
 
 
 def events(runs: Mapping[str, Trace]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def events(runs: Mapping[str, Trace]) -> dict[str, Any]:
 def _slice(trace: Trace, span: Span, process: int, origin: float) -> dict[str, Any]:
     lanes = trace.ticks[span.tick]
     stale = trace.stale_share(span.tick) == 1
-    category = "hold" if span.what == What.HOLD else "stale" if stale else "verified"
+    category = "hold" if span.what not in BUSY else "stale" if stale else "verified"
     return _place(span.what.value, category, span, process, origin) | {
         "args": {
             "tick": span.tick,

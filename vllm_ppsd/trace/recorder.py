@@ -37,6 +37,7 @@ class Recorder:
         for target, name, what in (
             (stage, "propose", What.DRAFT),
             (stage, "hold", What.HOLD),
+            (stage, "read_deeper", What.STATES),
             (runner.model, "compute_logits", What.LM_HEAD),
         ):
             if hasattr(target, name):

@@ -21,10 +21,12 @@ class What(StrEnum):
     LM_HEAD = "LM head"
     SAMPLE = "sample"
     HOLD = "hold"
+    STATES = "wait for states"
 
 
 BUSY = (What.LAYERS, What.DRAFT, What.LM_HEAD, What.SAMPLE)
-"""What counts as work; ``HOLD`` is stage 0 waiting for a verdict."""
+"""What counts as work; ``HOLD`` is stage 0 waiting for a verdict, ``STATES`` for what a
+multi-depth head reads of later stages."""
 
 
 class Outcome(StrEnum):

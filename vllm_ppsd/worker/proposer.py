@@ -40,6 +40,7 @@ class ProposerStage(SkippingStage):
         self._seeds = SeedBook() if config.draft_sampling == "coupled" else None
         self._quiet: frozenset[str] = frozenset()
         self._feedback: Feedback | None = None
+        self._deeper: torch.Tensor | None = None
 
     def load(self) -> None:
         if self._config.head_is_needed:
@@ -114,6 +115,7 @@ class ProposerStage(SkippingStage):
         self._catch_up()
         if self._all_stale():
             return self._draft_nothing()
+        self.read_deeper(len(positions))
         with override_forward_context(context):
             return self.propose(output, positions)
 
@@ -140,12 +142,11 @@ class ProposerStage(SkippingStage):
         if self._head is None:
             return [NO_DRAFT] * len(rows)
         states = output["hidden_states"], output["residual"]
-        deeper = self._deeper(len(positions))
         if not rows:
-            self._head.observe(positions, *states, deeper)
+            self._head.observe(positions, *states, self._deeper)
             return []
         assert self._sampled is not None
-        drafts, _, logits = self._head(positions, *states, self._sampled[rows], deeper)
+        drafts, _, logits = self._head(positions, *states, self._sampled[rows], self._deeper)
         tokens: list[int] = drafts.tolist()
         return self._drawn(rows, tokens, logits)
 
@@ -163,14 +164,16 @@ class ProposerStage(SkippingStage):
             waits=self._config.feedback == "wait",
         )
 
-    def _deeper(self, count: int) -> torch.Tensor | None:
-        """Return what a multi-depth head reads besides the exit's states."""
+    def read_deeper(self, count: int) -> None:
+        """Take in what a multi-depth head reads of later stages, for ``count`` tokens."""
         if self._feedback is None:
-            return None
+            return
         assert self._sampled is not None
         lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
         rows = [row for row, lane in enumerate(lanes) if not self._stale_book.is_stale(lane)]
-        return self._feedback.gather([lanes[row] for row in rows], self._sampled[rows], count)
+        self._deeper = self._feedback.gather(
+            [lanes[row] for row in rows], self._sampled[rows], count
+        )
 
     def _drawn(self, rows: list[int], drafts: list[int], logits: torch.Tensor) -> list[int]:
         """Return ``drafts``, drawn as the last stage will draw where it will not be greedy."""
