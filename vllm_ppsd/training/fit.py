@@ -70,7 +70,7 @@ class Fit:
         self._training, self._held_out = states.split(settings.validation_documents, settings.seed)
         self._steps = self._count_steps()
         optimiser = torch.optim.AdamW(
-            _groups(head, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95)
+            _groups(head, settings), lr=settings.learning_rate, betas=(0.9, 0.95)
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self._head, self._optimiser = accelerator.prepare(head, optimiser)
@@ -269,13 +269,18 @@ class Fit:
         _cut_log(self._folder / LOG, self._at.step)
 
 
-def _groups(head: TrainableHead, weight_decay: float) -> list[dict[str, Any]]:
-    """Return parameter groups: no weight decay on norms and biases."""
-    trained = [p for p in head.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+def _groups(head: TrainableHead, settings: Optimisation) -> list[dict[str, Any]]:
+    """Return parameter groups: no weight decay on norms and biases, deeper states slowly."""
+    named = [(name, p) for name, p in head.named_parameters() if p.requires_grad]
+    deeper = [p for name, p in named if name.startswith("deeper_")]
+    trained = [p for name, p in named if not name.startswith("deeper_")]
+    decay, rate = settings.weight_decay, settings.learning_rate
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": decay, "lr": rate},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0, "lr": rate},
+        {"params": deeper, "weight_decay": decay, "lr": rate * settings.deeper_rate},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def _cut_log(path: Path, step: int) -> None:

@@ -73,6 +73,8 @@ class Optimisation(_Part):
         ce_weight: weight of the cross-entropy on the target's argmax.
         ema: decay of an average of the weights, which is then validated and kept;
             0 for none.
+        deeper_rate: of a multi-depth head, the share of the learning rate that the
+            projections of deeper states learn with: they start close to where they end.
         late: of a multi-depth head, the share of tokens that read deeper states one tick
             late, so that it can do with them.
         absent: of a multi-depth head, the share of documents without deeper states.
@@ -91,6 +93,7 @@ class Optimisation(_Part):
     kl_weight: float = Field(default=1.0, ge=0)
     ce_weight: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
+    deeper_rate: float = Field(default=0.2, ge=0)
     late: float = Field(default=0.0, ge=0, le=1)
     absent: float = Field(default=0.0, ge=0, le=1)
     validation_documents: int = Field(default=128, ge=1)
