@@ -26,6 +26,11 @@ COMMON: dict[str, Any] = {
 }
 
 
+PER_REQUEST: dict[str, Any] = {"per_request_spec_decode_metrics": "summary"}
+"""Options with which an engine counts the drafts of every request: the metrics of several
+engines in one process are the last one's."""
+
+
 @dataclass(frozen=True)
 class Timed:
     """One generated request.
@@ -36,6 +41,8 @@ class Timed:
         decode_seconds: from the first to the last output token.
         passes: engine steps that brought the output tokens but the first.
         first_token_seconds: from the request's arrival in the engine to its first token.
+        drafts: that were retired, where the engine has ``PER_REQUEST`` among its options.
+        hits: among them.
     """
 
     prompt: list[int]
@@ -43,6 +50,8 @@ class Timed:
     decode_seconds: float
     passes: int
     first_token_seconds: float
+    drafts: int = 0
+    hits: int = 0
 
     @property
     def ms_per_token(self) -> float:
@@ -105,9 +114,17 @@ def generate_together(
             output.metrics.last_token_ts - output.metrics.first_token_ts,
             steps - 1,
             output.metrics.first_token_ts - output.metrics.queued_ts,
+            *_drafts(output.outputs[0].spec_decode_metrics),
         )
         for prompt, output in zip(prompts, sorted(found, key=_request_id), strict=True)
     ]
+
+
+def _drafts(metrics: Any) -> tuple[int, int]:
+    if metrics is None:
+        return 0, 0
+    hits = sum(accepted * steps for accepted, steps in enumerate(metrics.histogram))
+    return metrics.num_draft_tokens, hits
 
 
 def _request_id(output: Any) -> str:

@@ -68,7 +68,7 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
     stages = parallel_config.pipeline_parallel_size
     synthetic = _synthetic_drafter(options.get("synthetic_drafter"))
     shape = model_shape(model_config)
-    head = _exit_head(options, model_config, synthetic)
+    head = _exit_head(options, model_config, synthetic, stages)
     exit_layer = _exit_layer(options.get("exit_layer"), head, shape, stages)
     own_partition = os.environ.get("VLLM_PP_LAYER_PARTITION")
     if stages == 1:
@@ -129,14 +129,14 @@ def _synthetic_drafter(given: Any) -> SyntheticDrafter | None:
 
 
 def _exit_head(
-    options: dict[str, Any], model_config: Any, synthetic: SyntheticDrafter | None
+    options: dict[str, Any], model_config: Any, synthetic: SyntheticDrafter | None, stages: int
 ) -> ExitHeadFolder | None:
     """Find and check the exit head; with a synthetic drafter it may be left out."""
     named = options.get("model")
     plain = options.get("num_speculative_tokens") == 0 and options.get("exit_layer")
     if named is None and (synthetic is not None or plain):
         return None
-    head = lookup.find(named, model_config.model, model_config.revision)
+    head = lookup.find(named, model_config.model, model_config.revision, stages)
     head.check_target(model_config.model, model_config.revision)
     return head
 

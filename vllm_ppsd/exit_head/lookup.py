@@ -14,7 +14,9 @@ HEAD_VARIABLE = "VLLM_PPSD_HEAD"
 SHIPPED = Path(__file__).parent.parent / "heads"
 
 
-def find(named: str | None, model: str, revision: str | None = None) -> ExitHeadFolder:
+def find(
+    named: str | None, model: str, revision: str | None = None, stages: int = 2
+) -> ExitHeadFolder:
     """Return the exit head for ``model``.
 
     Args:
@@ -22,6 +24,8 @@ def find(named: str | None, model: str, revision: str | None = None) -> ExitHead
             then in ``VLLM_PPSD_HEAD``, then among the shipped heads.
         model: the target, a folder or a name on the hub.
         revision: the target's revision on the hub.
+        stages: pipeline size. Of the shipped heads one that reads the later stages of such
+            a pipeline comes before one that reads the exit's state alone.
 
     Raises:
         ExitHeadError: no head was found, or the one found is broken.
@@ -33,7 +37,7 @@ def find(named: str | None, model: str, revision: str | None = None) -> ExitHead
         return ExitHeadFolder.open(folder / METHOD)
     if from_environment := os.environ.get(HEAD_VARIABLE):
         return ExitHeadFolder.open(from_environment)
-    shipped = _shipped_for(folder)
+    shipped = _shipped_for(folder, stages)
     if shipped is not None:
         return shipped
     raise ExitHeadError(
@@ -44,12 +48,15 @@ def find(named: str | None, model: str, revision: str | None = None) -> ExitHead
     )
 
 
-def _shipped_for(folder: Path) -> ExitHeadFolder | None:
+def _shipped_for(folder: Path, stages: int) -> ExitHeadFolder | None:
     heads = [ExitHeadFolder.open(path) for path in _shipped_paths()]
     if not heads:
         return None
     wanted = fingerprint(folder)
-    return next((head for head in heads if head.config.target.fingerprint == wanted), None)
+    fitting = [head for head in heads if head.config.target.fingerprint == wanted]
+    for_pipeline = [head for head in fitting if len(head.config.stages or ()) == stages]
+    for_any = [head for head in fitting if not head.config.deeper_layers]
+    return next(iter([*for_pipeline, *for_any, *fitting]), None)
 
 
 def _shipped_paths() -> list[Path]:

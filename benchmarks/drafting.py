@@ -1,0 +1,132 @@
+"""Heads and ways of drafting against each other: acceptance and speed, greedy and sampled.
+
+A pipeline of two for every head, another for its argmax drafts at temperature > 0, and for a
+multi-depth head one that does not wait for deeper states. All are up at once and take turns
+with plain decoding. Sampled requests have a seed, so that every pipeline but the one with
+vLLM's sampler must write the text of plain decoding.
+
+    python -m benchmarks.drafting MODEL --heads FOLDER FOLDER --prompts FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import arguments
+from vllm_ppsd.bench import engines
+from vllm_ppsd.bench.origin import deliver, footer, origin, said
+from vllm_ppsd.bench.prompts import first_of_each
+from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.training.prompts import chat_tokens
+
+TEMPERATURES = (0.0, 1.0)
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    given = _parser().parse_args()
+    report = {"rows": _measure(given)} | origin(said("python -m benchmarks.drafting", given.model))
+    deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
+
+
+def variants(heads: Sequence[str], model: str) -> dict[str, dict[str, Any]]:
+    """Return the speculative configs to compare, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for named in heads:
+        head = find(named, model)
+        name, options = head.path.name, {"method": "ppsd", "model": str(head.path)}
+        found[name] = options
+        found[f"{name}, argmax drafts"] = options | {"draft_sampling": "greedy"}
+        if head.config.deeper_layers:
+            found[f"{name}, not waiting"] = options | {"feedback": "arrived"}
+    return found
+
+
+def render(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| drafts | temperature | acceptance | ms per token | speedup (quartiles) | identical |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, median, high = statistics.quantiles(row["speedups"], n=4)
+        rate = f"{row['hits'] / row['drafts']:.3f} of {row['drafts']}" if row["drafts"] else ""
+        same = (
+            f"{row['identical']} of {len(row['speedups'])}" if row["identical"] is not None else ""
+        )
+        lines.append(
+            f"| {row['name']} | {row['temperature']:g} | {rate} "
+            f"| {statistics.median(row['times_ms']):.1f} | {median:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {same} |"
+        )
+    return "\n".join(lines)
+
+
+def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
+    configs = variants(given.heads, given.model)
+    partition = find(given.heads[0], given.model).config.two_stages
+    first = next(iter(configs.values()))
+    pipelines = {
+        name: engines.start(
+            given.model,
+            stages=2,
+            cores="|".join(given.cores.split(",")),
+            partition=partition,
+            dtype=given.dtype,
+            speculative_config=config,
+            **engines.PER_REQUEST,
+        )
+        for name, config in ({"plain": first | {"num_speculative_tokens": 0}} | configs).items()
+    }
+    tokenizer = pipelines["plain"].get_tokenizer()
+    asked = first_of_each(given.prompts, given.limit)
+    prompts = [chat_tokens(tokenizer, prompt.text) for prompt in asked]
+    rows: dict[tuple[float, str], dict[str, Any]] = {
+        key: {"drafts": 0, "hits": 0, "times_ms": [], "speedups": [], "identical": 0}
+        for key in product(TEMPERATURES, pipelines)
+        # At temperature 0 all drafts are argmax drafts.
+        if key[0] or not key[1].endswith("argmax drafts")
+    }
+    turns = list(product(range(given.repeats), enumerate(prompts), TEMPERATURES))
+    for turn, (number, prompt), temperature in tqdm(turns, desc="rounds"):
+        seed = 1000 * turn + number
+        base = None
+        for name, llm in pipelines.items():
+            row = rows.get((temperature, name))
+            if row is None:
+                continue
+            engines.settle()
+            run = engines.generate(llm, prompt, given.tokens, temperature, seed)
+            base = base or run
+            row["drafts"] += run.drafts
+            row["hits"] += run.hits
+            row["times_ms"].append(run.ms_per_token)
+            row["speedups"].append(base.ms_per_token / run.ms_per_token)
+            if name.endswith("argmax drafts"):
+                row["identical"] = None
+            else:
+                row["identical"] += run.tokens == base.tokens
+    return [
+        {"temperature": temperature, "name": name} | row
+        for (temperature, name), row in rows.items()
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments.parser(__doc__)
+    parser.add_argument("model", help="folder of the model")
+    parser.add_argument("--heads", nargs="+", default=["ppsd"], help="exit heads, of one layout")
+    arguments.add_prompts(parser, limit=2, tokens=128)
+    parser.add_argument("--repeats", type=int, default=1, help="times each prompt is asked")
+    parser.add_argument("--dtype", default="auto", help="of all engines")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
