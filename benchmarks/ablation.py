@@ -22,6 +22,9 @@ from vllm_ppsd.training.evaluate import OVERALL, evaluate
 from vllm_ppsd.training.recipe import Recipe, read_recipe
 
 BASE = "base"
+DEEPER = [30]
+"""Where the demo model's last stage ends."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "cross-entropy instead of KL": {"optimisation": {"kl_weight": 0.0, "ce_weight": 1.0}},
@@ -32,6 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learning rate 5e-4": {"optimisation": {"learning_rate": 5e-4}},
     "no output map": {"output_map": False},
     "two layers": {"layers": 2},
+    "three layers": {"layers": 3},
+    "multi-depth": {"deeper_layers": DEEPER},
+    "multi-depth, two layers": {"deeper_layers": DEEPER, "layers": 2},
     "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},

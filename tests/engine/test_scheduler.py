@@ -11,7 +11,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_ppsd.engine.scheduler import PPSDScheduler
@@ -162,3 +162,23 @@ def test_beside_other_requests_nothing_is_drafted_in_a_tick_with_a_prompt(make):
     both = scheduler.schedule()
     assert set(both.num_scheduled_tokens) == {"first", "second"}
     assert both.quiet == {"first", "second"}
+
+
+def test_new_requests_come_with_their_seeds(make):
+    coupled, stock = make(), make(draft_sampling="greedy")
+    for scheduler in (coupled, stock):
+        add(scheduler, "a", "b")
+    seeds = coupled.schedule().seeds
+    assert seeds.keys() == {"a", "b"}
+    assert stock.schedule().seeds == {}
+    assert coupled.schedule().seeds == {}
+
+
+def test_a_name_that_is_used_again_has_a_seed_again(make):
+    scheduler = make()
+    add(scheduler, "a")
+    first = scheduler.schedule().seeds["a"]
+    scheduler.finish_requests("a", RequestStatus.FINISHED_ABORTED)
+    add(scheduler, "a")
+    seen = [scheduler.schedule().seeds for _ in range(3)]
+    assert [seeds["a"] != first for seeds in seen if seeds] == [True]

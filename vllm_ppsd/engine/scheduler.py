@@ -70,7 +70,8 @@ class PPSDScheduler(AsyncScheduler):
         seeds: dict[str, int] = {}
         if self._arrivals is not None:
             seeds = self._arrivals.of(new.req_id for new in scheduler_output.scheduled_new_reqs)
-            self._arrivals.forget(scheduler_output.finished_req_ids)
+            # A name may be in use again.
+            self._arrivals.forget(scheduler_output.finished_req_ids - self.requests.keys())
         return PPSDSchedulerOutput.of(
             scheduler_output, self._admission.sent(scheduler_output), seeds
         )
