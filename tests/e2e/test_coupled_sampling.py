@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import engine as e
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
 SEEDED = [

@@ -39,7 +39,11 @@ def outputs(llm) -> list[e.Output]:
 
 @pytest.mark.parametrize(
     ("deeper_layers", "feedback"),
-    [([6], "wait"), ([6], "arrived"), pytest.param([5, 6], "wait", marks=pytest.mark.long)],
+    [
+        ([6], "wait"),
+        pytest.param([6], "arrived", marks=pytest.mark.long),
+        pytest.param([5, 6], "wait", marks=pytest.mark.long),
+    ],
 )
 def test_output_is_bit_identical(
     tiny_llama: Path, tmp_path: Path, deeper_layers: list[int], feedback: str
