@@ -1,7 +1,7 @@
 """Heads and ways of drafting against each other: acceptance and speed, greedy and sampled.
 
-A pipeline of two for every head, another for its argmax drafts at temperature > 0, and for a
-multi-depth head one that does not wait for deeper states. All are up at once and take turns
+A pipeline of two for every head, another for the first one's argmax drafts at temperature > 0,
+and for a multi-depth head one that does not wait for deeper states. All are up at once and take turns
 with plain decoding. Sampled requests have a seed, so that every pipeline but the one with
 vLLM's sampler must write the text of plain decoding.
 
@@ -42,7 +42,8 @@ def variants(heads: Sequence[str], model: str) -> dict[str, dict[str, Any]]:
         head = find(named, model)
         name, options = head.path.name, {"method": "ppsd", "model": str(head.path)}
         found[name] = options
-        found[f"{name}, argmax drafts"] = options | {"draft_sampling": "greedy"}
+        if named == heads[0]:
+            found[f"{name}, argmax drafts"] = options | {"draft_sampling": "greedy"}
         if head.config.deeper_layers:
             found[f"{name}, not waiting"] = options | {"feedback": "arrived"}
     return found
