@@ -1,8 +1,8 @@
 """Heads and ways of drafting against each other: acceptance and speed, greedy and sampled.
 
 A pipeline of two for every head, another for the first one's argmax drafts at temperature > 0,
-and for a multi-depth head one that does not wait for deeper states. All are up at once and take turns
-with plain decoding. Sampled requests have a seed, so that every pipeline but the one with
+and for a multi-depth head one that does not wait for deeper states. All are up at once and
+take turns with plain decoding. Sampled requests have a seed, so that every pipeline but the one with
 vLLM's sampler must write the text of plain decoding.
 
     python -m benchmarks.drafting MODEL --heads FOLDER FOLDER --prompts FOLDER
