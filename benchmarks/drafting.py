@@ -2,8 +2,8 @@
 
 A pipeline of two for every head, another for the first one's argmax drafts at temperature > 0,
 and for a multi-depth head one that does not wait for deeper states. All are up at once and
-take turns with plain decoding. Sampled requests have a seed, so that every pipeline but the one with
-vLLM's sampler must write the text of plain decoding.
+take turns with plain decoding. Sampled requests have a seed, so that every pipeline but the
+one with vLLM's sampler must write the text of plain decoding.
 
     python -m benchmarks.drafting MODEL --heads FOLDER FOLDER --prompts FOLDER
 """
