@@ -95,6 +95,17 @@ def test_plain_decoding_takes_what_the_simulator_takes(requests: int, partition:
     assert expected.ms_per_token == pytest.approx(per_token, rel=0.06)
 
 
+def test_requests_that_arrived_in_one_group_stay_in_it():
+    made = profile(slope=0.5)
+    dealt, alone, uneven = (
+        model.plain_pipeline(made, (17, 13), 8, groups).ms_per_token
+        for groups in ((), (8,), (7, 1))
+    )
+    assert dealt < uneven < alone
+    with pytest.raises(ValueError, match="are not 8 requests"):
+        model.plain_pipeline(made, (17, 13), 8, (7, 2))
+
+
 def test_drafts_in_flight_beyond_the_stages_fill_a_slow_link():
     slow = profile().over_link(20.0)
     taken = [model.ppsd(slow, (17, 13), 0.9, drafts).ms_per_token for drafts in (1, 2, 3, 4)]

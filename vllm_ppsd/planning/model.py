@@ -48,22 +48,35 @@ def stage_times(partition: Sequence[int], parts: Parts) -> list[float]:
     return times
 
 
-def plain_pipeline(profile: Profile, partition: Sequence[int], requests: int = 1) -> Expected:
+def plain_pipeline(
+    profile: Profile, partition: Sequence[int], requests: int = 1, groups: Sequence[int] = ()
+) -> Expected:
     """Plain pipeline decoding.
 
     A token takes sum(s_i), n - 1 hand-overs and the way through the scheduler. With more
-    requests than stages, they are dealt over the stages and the slowest stage sets the pace.
+    requests than stages the slowest stage sets the pace, or the largest group's way.
+
+    Args:
+        groups: requests that share their steps, as they arrived: vLLM keeps together what
+            entered together. Without it they are dealt over the stages evenly.
+
+    Raises:
+        ValueError: ``groups`` are not so many requests.
     """
     stages = len(partition)
-    lanes = math.ceil(requests / stages)
-    times = stage_times(partition, profile.at(lanes))
-    trip = sum(times) + (stages - 1) * profile.hand_over + profile.control
-    groups = math.ceil(requests / lanes)
-    cycle = max(trip, groups * max(times) * (profile.contention if groups > 1 else 1))
+    if not groups:
+        lanes = math.ceil(requests / stages)
+        groups = (lanes,) * math.ceil(requests / lanes)
+    elif sum(groups) != requests:
+        raise ValueError(f"groups of {list(groups)} are not {requests} requests")
+    times = [stage_times(partition, profile.at(lanes)) for lanes in groups]
+    trip = max(map(sum, times)) + (stages - 1) * profile.hand_over + profile.control
+    busy = [sum(by_stage) for by_stage in zip(*times, strict=True)]
+    cycle = max(trip, max(busy) * (profile.contention if len(groups) > 1 else 1))
     return Expected(
         cycle,
         1000 * requests / cycle,
-        verified=tuple(groups * time / cycle for time in times),
+        verified=tuple(time / cycle for time in busy),
         stale=(0.0,) * stages,
     )
 

@@ -17,6 +17,10 @@ from vllm_ppsd.training.prompts import Prompt, chat_tokens
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.target import compute_dtype
 
+CPU_MEMORY = 0.6
+"""Share of a CPU's memory for the target that writes. vLLM refuses to start where its own
+default, 0.92, is not free; what else runs on a CPU has its memory there too."""
+
 
 @contextmanager
 def engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
@@ -34,6 +38,7 @@ def engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
             seed=settings.seed,
             dtype=str(compute_dtype(device)).removeprefix("torch."),
             enforce_eager=settings.enforce_eager,
+            **({"gpu_memory_utilization": CPU_MEMORY} if device.type == "cpu" else {}),
         )
     try:
         yield llm
