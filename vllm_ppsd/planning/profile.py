@@ -24,7 +24,7 @@ PROMPT = list(range(100, 108))
 TOKENS = 48
 
 SEEN = 4
-"""Steps of so many lanes that make a median."""
+"""Steps of so many lanes that make a mean."""
 
 
 def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
@@ -58,7 +58,10 @@ def derive(
     drafting: Mapping[int, Trace],
     head: ExitHeadConfig | None = None,
 ) -> Profile:
-    """Return the profile that traces of both ways of decoding show; medians throughout.
+    """Return the profile that traces of both ways of decoding show.
+
+    Of work means, slow steps included: what a token takes on average is their sum. Of the
+    time between spans medians, since now and then it is a wait for something else.
 
     Args:
         model: its name.
@@ -107,7 +110,7 @@ def derive(
 
 
 def _by_lanes(traces: Iterable[Trace], stage: int, what: What) -> dict[int, float]:
-    """Median time by the lanes of a step, where enough steps had so many.
+    """Mean time by the lanes of a step, where enough steps had so many.
 
     Requests that arrive together need not share their steps: those that miss a step by
     a moment stay apart.
@@ -116,7 +119,7 @@ def _by_lanes(traces: Iterable[Trace], stage: int, what: What) -> dict[int, floa
     for trace in traces:
         for lanes, durations in trace.durations(stage, what).items():
             found.setdefault(lanes, []).extend(durations)
-    return {lanes: statistics.median(all_) for lanes, all_ in found.items() if len(all_) >= SEEN}
+    return {lanes: statistics.mean(all_) for lanes, all_ in found.items() if len(all_) >= SEEN}
 
 
 def _between(trace: Trace, first: tuple[int, What], second: tuple[int, What], behind: int) -> float:
