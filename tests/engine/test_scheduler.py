@@ -107,6 +107,17 @@ def test_hits_are_counted_for_the_request_too(make):
     assert metrics.per_step_accepted == [1] * 5
 
 
+@pytest.mark.parametrize("tokens", [2, 3])
+def test_no_lane_is_sent_behind_the_last_token_unless_a_miss_rewinds(make, tokens):
+    scheduler = make()
+    add(scheduler, "a", tokens=tokens)
+    flight = [scheduler.schedule() for _ in range(tokens)]
+    assert all(tick.num_scheduled_tokens for tick in flight)
+    assert not scheduler.schedule().num_scheduled_tokens
+    retire(scheduler, flight[0], set(), hit=False)
+    assert scheduler.schedule().scheduled_cached_reqs.new_token_ids == [[TOKEN]]
+
+
 def test_a_miss_sends_the_true_token_and_drains_what_is_in_flight(make):
     scheduler = make()
     add(scheduler, "a")

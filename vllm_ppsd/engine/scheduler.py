@@ -64,7 +64,8 @@ class PPSDScheduler(AsyncScheduler):
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         admitted = self._admission.admitted(self.running, self.get_request_counts()[1])
         for request in self.running:
-            held = not request.is_prefill_chunk and request.request_id not in admitted
+            held = request.request_id not in admitted or _covered(request)
+            held &= not request.is_prefill_chunk
             request.next_decode_eligible_step = _HELD if held else 0
         scheduler_output = super().schedule(*args, **kwargs)
         seeds: dict[str, int] = {}
@@ -133,3 +134,15 @@ class PPSDScheduler(AsyncScheduler):
         if self._step_stats is None:
             self._step_stats = SpecDecodingStats.new(self._most_drafts)
         self._step_stats.observe_draft(num_draft_tokens=1, num_accepted_tokens=int(hit))
+
+
+def _covered(request: Request) -> bool:
+    """Whether the lanes in flight end the request by its length, if no draft is missed.
+
+    The base class asks the same, but counts what is in flight as if all might be missed,
+    and sends one lane too many; here a miss rewinds the request, and it enters again.
+    """
+    return (
+        request.num_output_placeholders > 0
+        and request.num_computed_tokens + 1 >= request.num_prompt_tokens + request.max_tokens
+    )
