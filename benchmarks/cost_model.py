@@ -3,10 +3,11 @@
 A pipeline of two with the model's exit head, whose drafts a record replaces, so that they
 are right as often as asked for. Several requests draft as far as the load policy lets them;
 the model says the better of all drafting and none, and of plain decoding what the groups make
-in which the requests were traced. The times of the parts come from traces
+in which the requests were traced. The policy knows the acceptance rate when a run begins: one
+like it, not timed, came before. The times of the parts come from traces
 of the same engines answering the same prompts, which are short: what is modelled is
-decoding. Traces and runs take turns, and a round's runs are held against its own traces: what
-else the machine does slows both.
+decoding. Traces and runs take turns, since what else the machine does slows both; means of all
+rounds are compared.
 
     python -m benchmarks.cost_model MODEL [--requests 1 8] [--repeats 3]
 """
@@ -19,6 +20,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,41 +48,38 @@ DRAFTS = 1
 def main() -> None:
     """Measure, and print the table."""
     given = _parser().parse_args()
-    rows, profiles = _measure(given)
-    report = {"rows": rows, "profiles": profiles} | origin(
+    rows, profile = _measure(given)
+    report = {"rows": rows, "profile": profile} | origin(
         said("python -m benchmarks.cost_model", given.model)
     )
     deliver(report, f"{render(rows)}\n\n{footer(report)}", given.json)
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table; errors are medians of the rounds' own."""
+    """Return the rows as a Markdown table."""
     lines = [
         "| requests | acceptance | ms per token (range) | cost model | error | simulator | error |",
         "| " + "--- | " * 7,
     ]
     for row in rows:
         measured = row["times_ms"]
+        mean = statistics.mean(measured)
         alpha = "plain" if row["acceptance"] is None else f"{row['acceptance']:.2f}"
         lines.append(
-            f"| {row['requests']} | {alpha} | {statistics.median(measured):.1f} "
-            f"({min(measured):.1f} to {max(measured):.1f}) | {_beside(row['model_ms'], measured)} "
-            f"| {_beside(row['simulated_ms'], measured)} |"
+            f"| {row['requests']} | {alpha} | {mean:.1f} "
+            f"({min(measured):.1f} to {max(measured):.1f}) | {_beside(row['model_ms'], mean)} "
+            f"| {_beside(row['simulated_ms'], mean)} |"
         )
     return "\n".join(lines)
 
 
-def _beside(expected: Sequence[float | None], measured: Sequence[float]) -> str:
-    """Return the cells of what was expected round by round: its median, and its error's."""
-    known = [(e, m) for e, m in zip(expected, measured, strict=True) if e is not None]
-    if not known:
-        return " | "
-    error = statistics.median(e / m - 1 for e, m in known)
-    return f"{statistics.median(e for e, _ in known):.1f} | {error:+.0%}"
+def _beside(expected: float | None, measured: float) -> str:
+    """Return the cells of what was expected, and its error."""
+    return " | " if expected is None else f"{expected:.1f} | {expected / measured - 1:+.0%}"
 
 
-def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return a row per kind of run, and the profile of every round."""
+def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return a row per kind of run, and the profile of all rounds."""
     head = find(given.head, given.model)
     partition = head.config.two_stages
     most = max(given.requests)
@@ -103,42 +102,43 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict
         write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
         synthetic = {"record": str(path), "acceptance": 1.0}
         drafting = start({"synthetic_drafter": synthetic})
-    rows: dict[tuple[int, float | None], dict[str, Any]] = {}
+    traces = Traces([], [])
+    times: dict[tuple[int, float | None], list[float]] = {}
     counts: dict[tuple[int, float | None], list[int]] = {}
-    profiles = []
     kinds = list(product(given.requests, (None, *ACCEPTANCES)))
     rounds = tqdm(total=given.repeats * len(kinds), desc="runs")
     for _ in range(given.repeats):
         drafting.collective_rpc("set_synthetic_acceptance", args=(1.0,))
-        profile, groups = _profile(given, partition, prompts, plain, drafting)
-        profiles.append(profile.model_dump())
-        for requests, acceptance in kinds:
-            engines.settle()
-            llm = plain if acceptance is None else drafting
+        traces.record(plain, drafting, prompts, given)
+        for kind in kinds:
+            requests, acceptance = kind
+            llm = plain
             if acceptance is not None:
+                llm = drafting
                 drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+                engines.generate_together(drafting, prompts[:requests], given.tokens)
+            engines.settle()
             before = engines.draft_counts(drafting)
             runs = engines.generate_together(llm, prompts[:requests], given.tokens)
             after = engines.draft_counts(drafting)
-            drafts, hits = after[0] - before[0], after[1] - before[1]
-            # With no drafts at all the policy has found that they do not pay.
-            alpha = hits / drafts if drafts else acceptance
-            row = rows.setdefault(
-                (requests, acceptance),
-                {"requests": requests, "times_ms": [], "model_ms": [], "simulated_ms": []},
-            )
-            row["times_ms"].append(statistics.mean(run.ms_per_token for run in runs))
-            expected = _expected(profile, partition, requests, alpha, groups[requests])
-            for name, value in expected.items():
-                row[name].append(value)
-            seen = counts.setdefault((requests, acceptance), [0, 0])
-            seen[0] += drafts
-            seen[1] += hits
+            times.setdefault(kind, []).append(statistics.mean(run.ms_per_token for run in runs))
+            seen = counts.setdefault(kind, [0, 0])
+            seen[0] += after[0] - before[0]
+            seen[1] += after[1] - before[1]
             rounds.update()
-    for (requests, acceptance), (drafts, hits) in counts.items():
+    profile = derive(
+        Path(given.model).name, hardware(), partition, traces.plain, traces.drafting, head.config
+    )
+    rows = []
+    for (requests, acceptance), measured in times.items():
+        drafts, hits = counts[requests, acceptance]
+        # With no drafts at all the policy has found that they do not pay.
         alpha = hits / drafts if drafts else acceptance
-        rows[requests, acceptance] |= {"acceptance": alpha, "drafts": drafts}
-    return list(rows.values()), profiles
+        rows.append(
+            {"requests": requests, "acceptance": alpha, "drafts": drafts, "times_ms": measured}
+            | _expected(profile, partition, requests, alpha, traces.groups(requests))
+        )
+    return rows, profile.model_dump()
 
 
 def _expected(
@@ -160,22 +160,26 @@ def _expected(
     return {"model_ms": found, "simulated_ms": played}
 
 
-def _profile(
-    given: argparse.Namespace,
-    partition: Sequence[int],
-    prompts: Sequence[Sequence[int]],
-    plain: Any,
-    drafting: Any,
-) -> tuple[Profile, dict[int, list[int]]]:
-    """Trace steps of as many lanes as the runs will have; return the groups of plain ones too."""
-    sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
-    lanes = sorted({1, *given.requests, *(max(1, n // 2) for n in given.requests)})
-    asked: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    ours, theirs = (
-        {n: record(llm, asked[:n], sampling) for n in lanes} for llm in (drafting, plain)
-    )
-    profile = derive(Path(given.model).name, hardware(), partition, theirs, ours)
-    return profile, {n: _groups(trace) for n, trace in theirs.items()}
+@dataclass
+class Traces:
+    """What was recorded of both engines, in all rounds."""
+
+    plain: list[Trace]
+    drafting: list[Trace]
+
+    def record(
+        self, plain: Any, drafting: Any, prompts: Sequence[Sequence[int]], given: argparse.Namespace
+    ) -> None:
+        """Trace both, with steps of as many lanes as the runs will have."""
+        sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
+        asked: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        for n in sorted({1, *given.requests, *(max(1, n // 2) for n in given.requests)}):
+            self.drafting.append(record(drafting, asked[:n], sampling))
+            self.plain.append(record(plain, asked[:n], sampling))
+
+    def groups(self, requests: int) -> list[int]:
+        """Return the groups in which so many requests were traced last, in plain decoding."""
+        return next(g for g in map(_groups, reversed(self.plain)) if sum(g) == requests)
 
 
 def _groups(trace: Trace) -> list[int]:

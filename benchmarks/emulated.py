@@ -129,7 +129,7 @@ def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
         drafting = start({"synthetic_drafter": {"record": str(recorded), "acceptance": 0.5}})
         prompt: Any = {"prompt_token_ids": PROMPT}
         sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
-        ours, theirs = ({1: record(llm, [prompt], sampling)} for llm in (drafting, plain))
+        ours, theirs = ([record(llm, [prompt], sampling)] for llm in (drafting, plain))
         profile = derive("emulated", "emulated", [1] * stages, theirs, ours)
         rows = []
         for acceptance in ACCEPTANCES:

@@ -87,8 +87,11 @@ def test_one_request_takes_what_the_simulator_takes(
 
 @pytest.mark.parametrize("requests", [1, 2, 4, 8])
 @pytest.mark.parametrize("partition", [(17, 13), (10, 10, 10)])
-def test_plain_decoding_takes_what_the_simulator_takes(requests: int, partition: tuple[int, ...]):
-    made = profile(slope=0.05)
+@pytest.mark.parametrize("contention", [1.0, 1.2])
+def test_plain_decoding_takes_what_the_simulator_takes(
+    requests: int, partition: tuple[int, ...], contention: float
+):
+    made = profile(slope=0.05, contention=contention)
     expected = model.plain_pipeline(made, partition, requests)
     played = Simulation(made, partition, 0.0, 0, requests, tokens=200).run()
     per_token = played.ms_per_token() * requests

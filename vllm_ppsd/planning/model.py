@@ -54,7 +54,8 @@ def plain_pipeline(
     """Plain pipeline decoding.
 
     A token takes sum(s_i), n - 1 hand-overs and the way through the scheduler. With more
-    requests than stages the slowest stage sets the pace, or the largest group's way.
+    requests than stages the slowest stage sets the pace, or the largest group's way; as far
+    as the groups keep the stages busy at once, contention slows them.
 
     Args:
         groups: requests that share their steps, as they arrived: vLLM keeps together what
@@ -70,13 +71,16 @@ def plain_pipeline(
     elif sum(groups) != requests:
         raise ValueError(f"groups of {list(groups)} are not {requests} requests")
     times = [stage_times(partition, profile.at(lanes)) for lanes in groups]
-    trip = max(map(sum, times)) + (stages - 1) * profile.hand_over + profile.control
+    between = (stages - 1) * profile.hand_over + profile.control
     busy = [sum(by_stage) for by_stage in zip(*times, strict=True)]
-    cycle = max(trip, max(busy) * (profile.contention if len(groups) > 1 else 1))
+    longest = max(map(sum, times))
+    at_once = sum(busy) / max(longest + between, *busy) - 1
+    slower = 1 + (profile.contention - 1) * min(1.0, max(0.0, at_once))
+    cycle = max(longest * slower + between, *(time * slower for time in busy))
     return Expected(
         cycle,
         1000 * requests / cycle,
-        verified=tuple(time / cycle for time in busy),
+        verified=tuple(time * slower / cycle for time in busy),
         stale=(0.0,) * stages,
     )
 
@@ -97,11 +101,13 @@ def ppsd(
       than the first term: the wait costs nothing.
     - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
       hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
-      the token re-enters.
-    - Of the ticks that follow a miss, stage 0 has begun J = min(K, floor(L / P)) before
-      the verdict, and a stage in the middle those that have come to it by then; the last
-      one skips them. Stage 0 does not draft behind a tick whose layers end after the
-      verdict.
+      the token re-enters. When it does, the stages behind have nothing to do: contention
+      does not slow its s_0.
+    - Of the ticks that follow a miss, stage 0 has begun J = min(K, floor(L / F)) before
+      the verdict, F = s_0 + h + prepare, and a stage in the middle those that have come
+      to it by then; the last one skips them. Stage 0 does not draft behind a tick whose
+      layers end after the verdict.
+    - Contention makes all these times longer, as far as other stages have work meanwhile.
 
     Several requests that all draft share every tick and have nothing sent ahead: a hit
     costs a tick, a miss n of them.
@@ -110,20 +116,21 @@ def ppsd(
     if not drafts:
         return plain_pipeline(profile, partition, requests)
     parts = profile.at(requests)
-    times = [time * profile.contention for time in stage_times(partition, parts)]
-    head = parts.head * profile.contention
+    alone = stage_times(partition, parts)
+    times, head = _beside_others(alone, parts.head, profile.contention)
     hand_overs = (stages - 1) * profile.hand_over
     loop = sum(times) + hand_overs + profile.verdict
+    first = times[0] + head + profile.prepare
     period = max(
-        times[0] + head + profile.prepare,
+        first,
         *times[1:],
         loop / (drafts + 1),
-        *_feedback_periods(profile, partition, parts.layer, times[0] + head + profile.prepare),
+        *_feedback_periods(profile, partition, parts.layer, first),
     )
-    begun = min(drafts, int(loop / period))
+    begun = min(drafts, int(loop / first))
     if requests == 1:
-        trip = sum(times) + hand_overs + profile.control
-        layers_end = begun * period + times[0]
+        trip = alone[0] + sum(times[1:]) + hand_overs + profile.control
+        layers_end = begun * first + times[0]
         stale_end = layers_end + (head if layers_end < loop else 0.0)
         rest = max(0.0, stale_end + profile.prepare - trip)
         per_token = alpha * period + (1 - alpha) * (trip + rest)
@@ -144,6 +151,20 @@ def ppsd(
             for s, b in zip(stale, busy, strict=True)
         ),
     )
+
+
+def _beside_others(
+    times: Sequence[float], head: float, contention: float
+) -> tuple[list[float], float]:
+    """Return what the stages' layers and the head take while all have work.
+
+    Of a stage's work so much is slowed as the others have of it.
+    """
+    busy = [times[0] + head, *times[1:]]
+    slower = [
+        1 + (contention - 1) * min(1.0, (sum(busy) - time) / time) if time else 1.0 for time in busy
+    ]
+    return [time * by for time, by in zip(times, slower, strict=True)], head * slower[0]
 
 
 def _feedback_periods(

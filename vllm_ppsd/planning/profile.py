@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,102 +54,139 @@ def derive(
     model: str,
     machine: str,
     partition: Sequence[int],
-    plain: Mapping[int, Trace],
-    drafting: Mapping[int, Trace],
+    plain: Sequence[Trace],
+    drafting: Sequence[Trace],
     head: ExitHeadConfig | None = None,
 ) -> Profile:
     """Return the profile that traces of both ways of decoding show.
 
     Of work means, slow steps included: what a token takes on average is their sum. Of the
-    time between spans medians, since now and then it is a wait for something else.
+    time between spans medians, since now and then it is a wait for something else. How
+    much contention slows work is told by one request's layers, beside others' work and
+    alone; it is taken out of all other times.
 
     Args:
         model: its name.
         machine: its name.
         partition: decoder layers per stage.
-        plain: by number of requests, a trace of plain pipeline decoding.
+        plain: traces of plain pipeline decoding, with one request and with several.
         drafting: the same with PPSD.
         head: that PPSD drafted with.
+
+    Raises:
+        PPSDConfigError: too few steps of one request show a part.
     """
     last = len(partition) - 1
-    layers = [_by_lanes(plain.values(), stage, What.LAYERS) for stage in range(last + 1)]
-    lm_heads = _by_lanes(plain.values(), last, What.LM_HEAD)
-    samplers = _by_lanes(plain.values(), last, What.SAMPLE)
-    heads = _by_lanes(drafting.values(), 0, What.DRAFT)
-    busy = [_by_lanes([drafting[1]], stage, What.LAYERS) for stage in range(last + 1)]
+    alone, ahead = _of_one_request(plain), _of_one_request(drafting)
+    slowed = [_slowed(alone, ahead, stage) for stage in range(last + 1)]
+    contention = max(1.0, statistics.mean(found for found in slowed if found) if any(slowed) else 1)
+
+    def by_lanes(traces: Sequence[Trace], stage: int, what: What) -> dict[int, float]:
+        return _by_lanes(traces, stage, what, contention)
+
+    layers = [by_lanes(plain, stage, What.LAYERS) for stage in range(last + 1)]
+    lm_heads = by_lanes(plain, last, What.LM_HEAD)
+    samplers = by_lanes(plain, last, What.SAMPLE)
+    heads = by_lanes(drafting, 0, What.DRAFT)
     parts = {"layers": layers[0], "LM head": lm_heads, "sampler": samplers, "exit head": heads}
-    parts |= {f"layers of stage {stage}, with PPSD": seen for stage, seen in enumerate(busy)}
     if short := [name for name, seen in parts.items() if 1 not in seen]:
         raise PPSDConfigError(
             f"fewer than {SEEN} steps of one request alone show the times of: {', '.join(short)}. "
             "Give a longer answer (--tokens), or a head that drafts"
         )
-    by_lanes = {
-        lanes: Parts(
-            layer=sum(seen[lanes] for seen in layers) / sum(partition),
-            head=float(np.interp(lanes, sorted(heads), [heads[n] for n in sorted(heads)])),
-            lm_head=lm_heads[lanes],
-            sampler=samplers[lanes],
-        )
-        for lanes in sorted(set(lm_heads).intersection(samplers, *layers))
-    }
-    alone = plain[1]
-    slowed = [busy[stage][1] / layers[stage][1] for stage in range(last + 1)]
     return Profile(
         model=model,
         hardware=machine,
         num_layers=sum(partition),
-        by_lanes=by_lanes,
+        by_lanes={
+            lanes: Parts(
+                layer=sum(seen[lanes] for seen in layers) / sum(partition),
+                head=float(np.interp(lanes, sorted(heads), [heads[n] for n in sorted(heads)])),
+                lm_head=lm_heads[lanes],
+                sampler=samplers[lanes],
+            )
+            for lanes in sorted(set(lm_heads).intersection(samplers, *layers))
+        },
         hand_over=_between(alone, (0, What.LAYERS), (1, What.LAYERS), behind=0),
-        verdict=_verdict(drafting[1], last),
-        prepare=_between(drafting[1], (0, What.DRAFT), (0, What.HOLD), behind=1),
+        verdict=_verdict(ahead, last),
+        prepare=_between(ahead, (0, What.DRAFT), (0, What.HOLD), behind=1),
         control=_between(alone, (last, What.SAMPLE), (0, What.LAYERS), behind=1),
-        contention=max(1.0, statistics.mean(slowed)),
+        contention=contention,
         head=head,
     )
 
 
-def _by_lanes(traces: Iterable[Trace], stage: int, what: What) -> dict[int, float]:
-    """Mean time by the lanes of a step, where enough steps had so many.
+def _of_one_request(traces: Iterable[Trace]) -> list[Trace]:
+    return [trace for trace in traces if all(len(lanes) == 1 for lanes in trace.ticks)]
+
+
+def _slowed(alone: Sequence[Trace], ahead: Sequence[Trace], stage: int) -> float | None:
+    """Times that a stage's layers take longer beside other stages' work, if that was seen."""
+    usual = [span.duration for trace in alone for span in trace.work(stage, What.LAYERS)]
+    seen = [
+        (span.duration, trace.overlap(span))
+        for trace in ahead
+        for span in trace.work(stage, What.LAYERS)
+    ]
+    beside = sum(overlap for _, overlap in seen)
+    done_beside = len(seen) * statistics.mean(usual or [0]) - sum(d - o for d, o in seen)
+    if len(usual) < SEEN or done_beside <= 0 or beside < SEEN * statistics.mean(usual):
+        return None
+    return beside / done_beside
+
+
+def _by_lanes(
+    traces: Iterable[Trace], stage: int, what: What, contention: float
+) -> dict[int, float]:
+    """Mean time alone by the lanes of a step, where enough steps had so many.
 
     Requests that arrive together need not share their steps: those that miss a step by
     a moment stay apart.
     """
     found: dict[int, list[float]] = {}
     for trace in traces:
-        for lanes, durations in trace.durations(stage, what).items():
-            found.setdefault(lanes, []).extend(durations)
+        for span in trace.work(stage, what):
+            beside = trace.overlap(span)
+            alone = span.duration - beside + beside / contention
+            found.setdefault(len(trace.ticks[span.tick]), []).append(alone)
     return {lanes: statistics.mean(all_) for lanes, all_ in found.items() if len(all_) >= SEEN}
 
 
-def _between(trace: Trace, first: tuple[int, What], second: tuple[int, What], behind: int) -> float:
+def _between(
+    traces: Iterable[Trace], first: tuple[int, What], second: tuple[int, What], behind: int
+) -> float:
     """Median time from the end of one span of a tick to the start of one ``behind`` ticks later."""
-    ends = {s.tick: s.end for s in _of(trace, *first)}
-    waits = [
-        s.start - ends[s.tick - behind] for s in _of(trace, *second) if s.tick - behind in ends
-    ]
+    waits = []
+    for trace in traces:
+        ends = {span.tick: span.end for span in _decoding(trace, *first)}
+        waits += [
+            span.start - ends[span.tick - behind]
+            for span in _decoding(trace, *second)
+            if span.tick - behind in ends
+        ]
     return max(0.0, statistics.median(waits)) if waits else 0.0
 
 
-def _verdict(trace: Trace, last: int) -> float:
+def _verdict(traces: Iterable[Trace], last: int) -> float:
     """Median time from the end of sampling until stage 0, held for it, goes on."""
-    ends = sorted(s.end for s in _of(trace, last, What.SAMPLE))
     waits = []
-    for hold in _of(trace, 0, What.HOLD):
-        before = [end for end in ends if hold.start < end <= hold.end]
-        if before:
-            waits.append(hold.end - before[-1])
+    for trace in traces:
+        ends = sorted(span.end for span in _decoding(trace, last, What.SAMPLE))
+        for hold in _decoding(trace, 0, What.HOLD):
+            before = [end for end in ends if hold.start < end <= hold.end]
+            if before:
+                waits.append(hold.end - before[-1])
     return statistics.median(waits) if waits else 0.0
 
 
-def _of(trace: Trace, stage: int, what: What) -> Iterable[Span]:
+def _decoding(trace: Trace, stage: int, what: What) -> list[Span]:
     wanted = set(trace.decoding)
-    return [s for s in trace.spans if s.stage == stage and s.what == what and s.tick in wanted]
+    return [s for s in trace.spans if (s.stage, s.what) == (stage, what) and s.tick in wanted]
 
 
 def _traces(
     model: str, partition: Sequence[int], speculation: dict[str, Any], lanes: Sequence[int]
-) -> dict[int, Trace]:
+) -> list[Trace]:
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
@@ -164,4 +201,4 @@ def _traces(
         progress("numbers of requests") as bar,
     ):
         llm.generate([prompt], sampling, use_tqdm=False)
-        return {n: record(llm, [prompt] * n, sampling) for n in bar.track(lanes)}
+        return [record(llm, [prompt] * n, sampling) for n in bar.track(lanes)]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from vllm_ppsd.planning.pace import Pace
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.protocol import (
     Decoding,
@@ -42,6 +43,7 @@ class _Tick:
     lanes: list[Lane]
     drafts: dict[str, int] = field(default_factory=dict)
     drafts_arrive: float = 0.0
+    waits: bool = False
 
 
 class _Ear:
@@ -110,6 +112,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now = 0.0
+        self._pace = Pace(profile.contention, lambda: self._now, self._after)
         self._spans: list[Span] = []
         self._outcomes: list[list[TracedLane]] = []
 
@@ -228,21 +231,20 @@ class Simulation:
         if all(self._drafts.is_stale(lane) for lane in tick.lanes):
             self._start(0)
             return
-        took = self._profile.at(len(tick.lanes)).head * self._profile.contention
-        self._busy[0] = True
-        self._spans.append(Span(0, What.DRAFT, self._now, self._now + took, tick.number))
-        tick.drafts_arrive = self._now + took + self._profile.hand_over
         for lane in tick.lanes:
             right = self._rng.random() < self._alpha
             tick.drafts[lane.request_id] = TRUE if right else FALSE
             self._drafts.propose(lane.request_id, lane.end, tick.drafts[lane.request_id])
+        tick.drafts_arrive = math.inf
+        self._busy[0] = True
 
         def done() -> None:
             self._busy[0] = False
             self._free_since = self._now
+            self._after(self._profile.hand_over, partial(self._drafts_arrive, tick))
             self._start(0)
 
-        self._after(took, done)
+        self._run(0, tick, [(What.DRAFT, self._profile.at(len(tick.lanes)).head)], done)
 
     def _leave(self, stage: int, tick: _Tick) -> None:
         self._after(self._profile.hand_over, lambda: self._arrive(stage + 1, tick))
@@ -258,15 +260,24 @@ class Simulation:
 
         def sampled() -> None:
             # The drafts may still be on their way.
-            self._busy[last] = True
-            self._after(max(0.0, tick.drafts_arrive - self._now), judge)
-
-        def judge() -> None:
-            self._busy[last] = False
-            self._judge(tick)
-            self._start(last)
+            if tick.drafts_arrive <= self._now:
+                self._judge_and_go_on(tick)
+            else:
+                self._busy[last] = True
+                tick.waits = True
 
         self._work(last, tick, sampled)
+
+    def _drafts_arrive(self, tick: _Tick) -> None:
+        tick.drafts_arrive = self._now
+        if tick.waits:
+            self._judge_and_go_on(tick)
+
+    def _judge_and_go_on(self, tick: _Tick) -> None:
+        last = self._stages - 1
+        self._busy[last] = False
+        self._judge(tick)
+        self._start(last)
 
     def _judge(self, tick: _Tick) -> None:
         sampled: dict[str, int] = {}
@@ -299,11 +310,6 @@ class Simulation:
         work = [(What.LAYERS, self._partition[stage] * parts.layer)]
         if stage == self._stages - 1:
             work += [(What.LM_HEAD, parts.lm_head), (What.SAMPLE, parts.sampler)]
-        took = 0.0
-        for what, alone in work:
-            start = self._now + took
-            took += alone * (self._profile.contention if self._depth else 1)
-            self._spans.append(Span(stage, what, start, self._now + took, tick.number))
         self._busy[stage] = True
 
         def done() -> None:
@@ -312,7 +318,26 @@ class Simulation:
                 self._free_since = self._now
             then()
 
-        self._after(took, done)
+        self._run(stage, tick, work, done)
+
+    def _run(
+        self,
+        stage: int,
+        tick: _Tick,
+        work: Sequence[tuple[What, float]],
+        then: Callable[[], None],
+    ) -> None:
+        """Run one piece of work after the other, each with its ms alone."""
+        (what, alone), *others = work
+
+        def done(start: float) -> None:
+            self._spans.append(Span(stage, what, start, self._now, tick.number))
+            if others:
+                self._run(stage, tick, others, then)
+            else:
+                then()
+
+        self._pace.run(stage, alone, done)
 
     def _after(self, delay: float, action: Callable[[], None]) -> None:
         # Events of the same moment happen in the order in which they were planned.

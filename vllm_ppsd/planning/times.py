@@ -45,7 +45,7 @@ class Profile(BaseModel):
             stage 0's layers for the token's own step.
         prepare: between the work on two steps that follow each other on stage 0: what it
             takes to prepare the inputs, which otherwise is part of ``control``.
-        contention: times that a stage takes longer while all stages are busy.
+        contention: times that work takes longer while other stages are busy, too.
         head: the exit head whose times stand in ``by_lanes``, where there was one.
         assumed: which of these are assumptions; all others were measured.
     """

@@ -72,7 +72,7 @@ def comparison(
     model: str, partition: Sequence[int], plain: Trace, drafting: Trace, drafts: int
 ) -> str:
     """Return what the cost model and the simulator make of the times in both traces."""
-    profile = derive(model, hardware(), partition, {1: plain}, {1: drafting})
+    profile = derive(model, hardware(), partition, [plain], [drafting])
     alpha = drafting.acceptance
     assert alpha is not None, "nothing was drafted"
     played = Simulation(profile, partition, alpha, drafts, tokens=2000).run()

@@ -168,8 +168,8 @@ class Trace:
         hits, misses = self.count(Outcome.HIT), self.count(Outcome.MISS)
         return hits / (hits + misses) if hits + misses else None
 
-    def durations(self, stage: int, what: What) -> dict[int, list[float]]:
-        """Return the ms that ``stage`` took for ``what`` in decode ticks, by their lanes.
+    def work(self, stage: int, what: What) -> list[Span]:
+        """Return the spans in which ``stage`` did ``what`` in decode ticks.
 
         Of drafting, only ticks count in which a draft was made that was judged: behind
         quiet lanes the head does no more than keep up.
@@ -178,10 +178,18 @@ class Trace:
         if what == What.DRAFT:
             judged = {Outcome.HIT, Outcome.MISS}
             wanted = {n for n in wanted if judged & {lane.outcome for lane in self.ticks[n]}}
-        found: dict[int, list[float]] = {}
-        for span in self.spans:
-            if span.stage == stage and span.what == what and span.tick in wanted:
-                found.setdefault(len(self.ticks[span.tick]), []).append(span.duration)
+        return [s for s in self.spans if (s.stage, s.what) == (stage, what) and s.tick in wanted]
+
+    def overlap(self, span: Span) -> float:
+        """Return for how many ms of a span other stages were busy, too."""
+        found, seen_to = 0.0, span.start
+        for other in self.spans:
+            if other.stage == span.stage or other.what not in BUSY or other.end <= seen_to:
+                continue
+            if other.start >= span.end:
+                break
+            found += min(span.end, other.end) - max(seen_to, other.start)
+            seen_to = min(span.end, other.end)
         return found
 
     def gaps(self) -> list[tuple[int, float, float]]:
