@@ -3,11 +3,10 @@
 A pipeline of two with the model's exit head, whose drafts a record replaces, so that they
 are right as often as asked for. Several requests draft as far as the load policy lets them;
 the model says the better of all drafting and none, and of plain decoding what the groups make
-in which the requests were traced. The policy knows the acceptance rate when a run begins: one
-like it, not timed, came before. The times of the parts come from traces
-of the same engines answering the same prompts, which are short: what is modelled is
-decoding. Traces and runs take turns, since what else the machine does slows both; means of all
-rounds are compared.
+in which the requests ran. The policy knows the acceptance rate when a run begins: one like it,
+not timed, came before. Every run is traced, and the times of the parts come from the traces of
+all of them, since what else the machine does slows parts and whole alike; means of all rounds
+are compared. Prompts are short: what is modelled is decoding.
 
     python -m benchmarks.cost_model MODEL [--requests 1 8] [--repeats 3]
 """
@@ -20,7 +19,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.trace.spans import Trace
+from vllm_ppsd.trace.spans import Outcome, Trace
 from vllm_ppsd.worker.synthetic import write_record
 
 ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
@@ -102,41 +100,47 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
         write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
         synthetic = {"record": str(path), "acceptance": 1.0}
         drafting = start({"synthetic_drafter": synthetic})
-    traces = Traces([], [])
-    times: dict[tuple[int, float | None], list[float]] = {}
-    counts: dict[tuple[int, float | None], list[int]] = {}
+    runs: dict[tuple[int, float | None], list[Trace]] = {}
+    others: list[Trace] = []
     kinds = list(product(given.requests, (None, *ACCEPTANCES)))
     rounds = tqdm(total=given.repeats * len(kinds), desc="runs")
+    sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
+    asked: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
     for _ in range(given.repeats):
-        drafting.collective_rpc("set_synthetic_acceptance", args=(1.0,))
-        traces.record(plain, drafting, prompts, given)
-        for kind in kinds:
-            requests, acceptance = kind
+        for requests, acceptance in kinds:
             llm = plain
-            if acceptance is not None:
+            if acceptance is None:
+                # The policy deals requests that do not draft over the stages.
+                others.append(record(plain, asked[: max(1, requests // 2)], sampling))
+            else:
                 llm = drafting
                 drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
                 engines.generate_together(drafting, prompts[:requests], given.tokens)
             engines.settle()
-            before = engines.draft_counts(drafting)
-            runs = engines.generate_together(llm, prompts[:requests], given.tokens)
-            after = engines.draft_counts(drafting)
-            times.setdefault(kind, []).append(statistics.mean(run.ms_per_token for run in runs))
-            seen = counts.setdefault(kind, [0, 0])
-            seen[0] += after[0] - before[0]
-            seen[1] += after[1] - before[1]
+            run = record(llm, asked[:requests], sampling)
+            runs.setdefault((requests, acceptance), []).append(run)
             rounds.update()
     profile = derive(
-        Path(given.model).name, hardware(), partition, traces.plain, traces.drafting, head.config
+        Path(given.model).name,
+        hardware(),
+        partition,
+        [*others, *(t for (_, a), traces in runs.items() for t in traces if a is None)],
+        [t for (_, a), traces in runs.items() for t in traces if a is not None],
+        head.config,
     )
     rows = []
-    for (requests, acceptance), measured in times.items():
-        drafts, hits = counts[requests, acceptance]
+    for (requests, acceptance), traces in runs.items():
+        hits, misses = (sum(t.count(o) for t in traces) for o in (Outcome.HIT, Outcome.MISS))
         # With no drafts at all the policy has found that they do not pay.
-        alpha = hits / drafts if drafts else acceptance
+        alpha = hits / (hits + misses) if hits + misses else acceptance
         rows.append(
-            {"requests": requests, "acceptance": alpha, "drafts": drafts, "times_ms": measured}
-            | _expected(profile, partition, requests, alpha, traces.groups(requests))
+            {
+                "requests": requests,
+                "acceptance": alpha,
+                "drafts": hits + misses,
+                "times_ms": [trace.ms_per_token() * requests for trace in traces],
+            }
+            | _expected(profile, partition, requests, alpha, _groups(traces[-1]))
         )
     return rows, profile.model_dump()
 
@@ -158,28 +162,6 @@ def _expected(
     if requests == 1 and alpha is not None:
         played = Simulation(profile, partition, alpha, DRAFTS, tokens=2000).run().ms_per_token()
     return {"model_ms": found, "simulated_ms": played}
-
-
-@dataclass
-class Traces:
-    """What was recorded of both engines, in all rounds."""
-
-    plain: list[Trace]
-    drafting: list[Trace]
-
-    def record(
-        self, plain: Any, drafting: Any, prompts: Sequence[Sequence[int]], given: argparse.Namespace
-    ) -> None:
-        """Trace both, with steps of as many lanes as the runs will have."""
-        sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
-        asked: list[Any] = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        for n in sorted({1, *given.requests, *(max(1, n // 2) for n in given.requests)}):
-            self.drafting.append(record(drafting, asked[:n], sampling))
-            self.plain.append(record(plain, asked[:n], sampling))
-
-    def groups(self, requests: int) -> list[int]:
-        """Return the groups in which so many requests were traced last, in plain decoding."""
-        return next(g for g in map(_groups, reversed(self.plain)) if sum(g) == requests)
 
 
 def _groups(trace: Trace) -> list[int]:

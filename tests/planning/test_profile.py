@@ -45,7 +45,7 @@ def test_a_trace_too_short_is_refused():
     partition = (17, 13)
     plain = [Simulation(profile(), partition, 0.0, 0, 1, tokens=3).run()]
     drafting = [Simulation(profile(), partition, 0.5, 1, 1, tokens=3).run()]
-    with pytest.raises(PPSDConfigError, match=r"fewer than 4 steps of one request.*: layers"):
+    with pytest.raises(PPSDConfigError, match=r"fewer than 4 steps of one request.*: sampler"):
         derive("m", "h", partition, plain, drafting)
 
 

@@ -84,8 +84,9 @@ def derive(
     def by_lanes(traces: Sequence[Trace], stage: int, what: What) -> dict[int, float]:
         return _by_lanes(traces, stage, what, contention)
 
-    layers = [by_lanes(plain, stage, What.LAYERS) for stage in range(last + 1)]
-    lm_heads = by_lanes(plain, last, What.LM_HEAD)
+    both = [*plain, *drafting]
+    layers = [by_lanes(both, stage, What.LAYERS) for stage in range(last + 1)]
+    lm_heads = by_lanes(both, last, What.LM_HEAD)
     samplers = by_lanes(plain, last, What.SAMPLE)
     heads = by_lanes(drafting, 0, What.DRAFT)
     parts = {"layers": layers[0], "LM head": lm_heads, "sampler": samplers, "exit head": heads}
