@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "three layers": {"layers": 3},
     "multi-depth": {"deeper_layers": DEEPER},
     "multi-depth, two layers": {"deeper_layers": DEEPER, "layers": 2},
+    "multi-depth, three layers": {"deeper_layers": DEEPER, "layers": 3},
     "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},
