@@ -36,7 +36,7 @@ from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.trace.spans import Outcome, Trace
+from vllm_ppsd.trace.spans import RETIRING, Outcome, Trace, What
 from vllm_ppsd.worker.synthetic import write_record
 
 ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
@@ -138,7 +138,7 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
                 "requests": requests,
                 "acceptance": alpha,
                 "drafts": hits + misses,
-                "times_ms": [trace.ms_per_token() * requests for trace in traces],
+                "times_ms": [_ms_per_token(trace) for trace in traces],
             }
             | _expected(profile, partition, requests, alpha, _groups(traces[-1]))
         )
@@ -162,6 +162,17 @@ def _expected(
     if requests == 1 and alpha is not None:
         played = Simulation(profile, partition, alpha, DRAFTS, tokens=2000).run().ms_per_token()
     return {"model_ms": found, "simulated_ms": played}
+
+
+def _ms_per_token(trace: Trace) -> float:
+    """Return the mean over the requests of the time from first to last token, per token."""
+    ends = {span.tick: span.end for span in trace.spans if span.what == What.SAMPLE}
+    times: dict[str, list[float]] = {}
+    for number, lanes in enumerate(trace.ticks):
+        for lane in lanes:
+            if lane.outcome in RETIRING:
+                times.setdefault(lane.request, []).append(ends[number])
+    return statistics.mean((seen[-1] - seen[0]) / (len(seen) - 1) for seen in times.values())
 
 
 def _groups(trace: Trace) -> list[int]:

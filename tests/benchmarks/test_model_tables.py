@@ -4,6 +4,8 @@ import pytest
 from planning.test_cost_model import profile
 
 from benchmarks import cost_model, layouts
+from vllm_ppsd.planning.model import plain_pipeline
+from vllm_ppsd.planning.simulate import Simulation
 
 
 def test_the_cost_model_s_error_is_of_the_measured_time():
@@ -47,3 +49,10 @@ def test_one_request_drafts_and_several_do_where_it_pays():
     steep = profile(slope=0.5)
     plain = cost_model._expected(steep, (12, 12), 8, None)["model_ms"]
     assert cost_model._expected(steep, (12, 12), 8, 0.1)["model_ms"] == plain
+
+
+def test_a_request_s_time_per_token_is_from_its_first_to_its_last():
+    partition = (17, 13)
+    played = Simulation(profile(), partition, 0.0, 0, requests=2, tokens=50).run()
+    expected = plain_pipeline(profile(), partition, 2).ms_per_token
+    assert cost_model._ms_per_token(played) == pytest.approx(expected, rel=0.01)
