@@ -2,11 +2,11 @@
 
 A pipeline of two with the model's exit head, whose drafts a record replaces, so that they
 are right as often as asked for. Several requests draft as far as the load policy lets them;
-the model says the better of all drafting and none, and of plain decoding what the groups make
-in which the requests ran. The policy knows the acceptance rate when a run begins: one like it,
-not timed, came before. Every run is traced, and the times of the parts come from the traces of
-all of them, since what else the machine does slows parts and whole alike; means of all rounds
-are compared. Prompts are short: what is modelled is decoding.
+the model weighs all drafting and none by the share of tokens that were drafted, and of plain
+decoding says what the groups make in which the requests ran. The policy knows the acceptance
+rate when a run begins: one like it, not timed, came before. Every run is traced, and the times
+of the parts come from the traces of all of them, since what else the machine does slows parts
+and whole alike; means of all rounds are compared. Prompts are short: what is modelled is decoding.
 
     python -m benchmarks.cost_model MODEL [--requests 1 8] [--repeats 3]
 """
@@ -14,7 +14,6 @@ are compared. Prompts are short: what is modelled is decoding.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import tempfile
@@ -128,21 +127,31 @@ def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str,
         [t for (_, a), traces in runs.items() for t in traces if a is not None],
         head.config,
     )
-    rows = []
-    for (requests, acceptance), traces in runs.items():
-        hits, misses = (sum(t.count(o) for t in traces) for o in (Outcome.HIT, Outcome.MISS))
-        # With no drafts at all the policy has found that they do not pay.
-        alpha = hits / (hits + misses) if hits + misses else acceptance
-        rows.append(
-            {
-                "requests": requests,
-                "acceptance": alpha,
-                "drafts": hits + misses,
-                "times_ms": [_ms_per_token(trace) for trace in traces],
-            }
-            | _expected(profile, partition, requests, alpha, _groups(traces[-1]))
-        )
-    return rows, profile.model_dump()
+    return [_row(profile, partition, *kind, traces) for kind, traces in runs.items()], (
+        profile.model_dump()
+    )
+
+
+def _row(
+    profile: Profile,
+    partition: Sequence[int],
+    requests: int,
+    acceptance: float | None,
+    traces: Sequence[Trace],
+) -> dict[str, Any]:
+    hits, misses, quiet = (
+        sum(trace.count(outcome) for trace in traces)
+        for outcome in (Outcome.HIT, Outcome.MISS, Outcome.RETIRED)
+    )
+    drafts = hits + misses
+    alpha, drafted = hits / drafts if drafts else acceptance, drafts / (drafts + quiet)
+    return {
+        "requests": requests,
+        "acceptance": alpha,
+        "drafts": drafts,
+        "drafted": drafted,
+        "times_ms": [_ms_per_token(trace) for trace in traces],
+    } | _expected(profile, partition, requests, alpha, drafted, _groups(traces[-1]))
 
 
 def _expected(
@@ -150,18 +159,19 @@ def _expected(
     partition: Sequence[int],
     requests: int,
     alpha: float | None,
+    drafted: float,
     arrived: Sequence[int] = (),
 ) -> dict[str, Any]:
-    groups = arrived if alpha is None else ()
-    plain = plain_pipeline(profile, partition, requests, groups).ms_per_token
-    drafting = math.inf
-    if alpha is not None:
-        drafting = ppsd(profile, partition, alpha, DRAFTS, requests).ms_per_token
-    found = min(plain, drafting) if requests > 1 or alpha is None else drafting
+    """Return what is expected where a share ``drafted`` of the tokens was."""
+    if alpha is None:
+        plain = plain_pipeline(profile, partition, requests, arrived).ms_per_token
+        return {"model_ms": plain, "simulated_ms": None}
+    plain = plain_pipeline(profile, partition, requests).ms_per_token
+    drafting = ppsd(profile, partition, alpha, DRAFTS, requests).ms_per_token
     played = None
-    if requests == 1 and alpha is not None:
+    if requests == 1:
         played = Simulation(profile, partition, alpha, DRAFTS, tokens=2000).run().ms_per_token()
-    return {"model_ms": found, "simulated_ms": played}
+    return {"model_ms": drafted * drafting + (1 - drafted) * plain, "simulated_ms": played}
 
 
 def _ms_per_token(trace: Trace) -> float:

@@ -40,15 +40,15 @@ def test_the_plan_s_choice_is_held_against_the_best_measured():
     assert "The plan picks exit 16, 0.93 of the best measured." in text
 
 
-def test_one_request_drafts_and_several_do_where_it_pays():
+def test_what_was_drafted_and_what_was_not_weigh_by_their_shares():
     made = profile()
-    one = cost_model._expected(made, (12, 12), 1, 0.7)
+    one = cost_model._expected(made, (12, 12), 1, 0.7, 1.0)
     assert one["simulated_ms"] == pytest.approx(one["model_ms"], rel=0.1)
-    plain = cost_model._expected(made, (12, 12), 8, None)["model_ms"]
-    assert cost_model._expected(made, (12, 12), 8, 0.9)["model_ms"] < plain
-    steep = profile(slope=0.5)
-    plain = cost_model._expected(steep, (12, 12), 8, None)["model_ms"]
-    assert cost_model._expected(steep, (12, 12), 8, 0.1)["model_ms"] == plain
+    all_, half, none = (
+        cost_model._expected(made, (12, 12), 8, 0.7, share)["model_ms"] for share in (1, 0.5, 0)
+    )
+    assert all_ < half < none
+    assert none == cost_model._expected(made, (12, 12), 8, None, 0)["model_ms"]
 
 
 def test_a_request_s_time_per_token_is_from_its_first_to_its_last():

@@ -36,9 +36,18 @@ def test_the_lanes_that_steps_really_had_are_what_counts():
     drafting = {n: Simulation(wanted, partition, 0.5, 1, n, tokens=60).run() for n in (1, 4)}
     found = derive("m", "h", partition, [*plain.values()], [*drafting.values()])
     assert set(found.by_lanes) == {1, 2}, "plain decoding runs two of four requests in a step"
+    assert found.control_beside is None, "stage 0 never waited for the scheduler alone"
     for lanes in (1, 2):
         assert found.at(lanes).layer == pytest.approx(wanted.at(lanes).layer)
         assert found.at(lanes).head == pytest.approx(wanted.at(lanes).head)
+
+
+def test_the_scheduler_s_time_beside_other_requests_is_found():
+    wanted = profile(control=9.0)
+    plain = [Simulation(wanted, (10, 20), 0.0, 0, n, tokens=60).run() for n in (1, 2, 4)]
+    drafting = [Simulation(wanted, (10, 20), 0.5, 1, 1, tokens=60).run()]
+    found = derive("m", "h", (10, 20), plain, drafting)
+    assert found.control_beside == pytest.approx(9.0)
 
 
 def test_a_trace_too_short_is_refused():

@@ -71,7 +71,7 @@ def plain_pipeline(
     elif sum(groups) != requests:
         raise ValueError(f"groups of {list(groups)} are not {requests} requests")
     times = [stage_times(partition, profile.at(lanes)) for lanes in groups]
-    between = (stages - 1) * profile.hand_over + profile.control
+    between = (stages - 1) * profile.hand_over + profile.control_of(len(groups))
     busy = [sum(by_stage) for by_stage in zip(*times, strict=True)]
     longest = max(map(sum, times))
     at_once = sum(busy) / max(longest + between, *busy) - 1
@@ -110,7 +110,8 @@ def ppsd(
     - Contention makes all these times longer, as far as other stages have work meanwhile.
 
     Several requests that all draft share every tick and have nothing sent ahead: a hit
-    costs a tick, a miss n of them.
+    costs a tick, a miss n of them, and the tick after the next n - 1 waits for the
+    scheduler.
     """
     stages = len(partition)
     if not drafts:
@@ -135,6 +136,8 @@ def ppsd(
         rest = max(0.0, stale_end + profile.prepare - trip)
         per_token = alpha * period + (1 - alpha) * (trip + rest)
     else:
+        way_round = sum(times) + hand_overs + profile.control_of(stages)
+        period = max(period, way_round / stages)
         per_token = period * (alpha + stages * (1 - alpha))
     busy = [times[0] + head, *times[1:]]
     came = [sum(times[:i]) + i * profile.hand_over for i in range(stages - 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,7 @@ def derive(
         verdict=_verdict(ahead, last),
         prepare=_between(ahead, (0, What.DRAFT), (0, What.HOLD), behind=1),
         control=_between(alone, (last, What.SAMPLE), (0, What.LAYERS), behind=1),
+        control_beside=_control_beside(both, last),
         contention=contention,
         head=head,
     )
@@ -166,6 +168,24 @@ def _between(
             if span.tick - behind in ends
         ]
     return max(0.0, statistics.median(waits)) if waits else 0.0
+
+
+def _control_beside(traces: Iterable[Trace], last: int) -> float | None:
+    """Mean way of a token through the scheduler in steps of several requests, if it was seen.
+
+    With several requests no more ticks are in flight than there are stages. Where stage 0
+    had nothing to do when a result was there, the tick that follows waited for it alone.
+    """
+    waits = []
+    for trace in traces:
+        sampled = {span.tick: span.end for span in _decoding(trace, last, What.SAMPLE)}
+        spans = [s for s in trace.spans if s.stage == 0 and s.what in (What.LAYERS, What.DRAFT)]
+        for before, span in pairwise(spans):
+            result = sampled.get(span.tick - last - 1)
+            others = len(trace.ticks[span.tick]) > 1 and span.what == What.LAYERS
+            if others and result is not None and before.end < result < span.start:
+                waits.append(span.start - result)
+    return statistics.mean(waits) if len(waits) >= SEEN else None
 
 
 def _verdict(traces: Iterable[Trace], last: int) -> float:

@@ -41,8 +41,9 @@ def print_profile(profile: Profile) -> None:
     console.print(table)
     console.print(
         f"hand-over {profile.hand_over:.2f} ms, verdict {profile.verdict:.2f} ms, result to next "
-        f"step {profile.control:.2f} ms, inputs {profile.prepare:.2f} ms; with all stages busy a "
-        f"stage takes {profile.contention:.2f} times as long"
+        f"step {profile.control:.2f} ms (beside other requests {profile.control_of(2):.2f} ms), "
+        f"inputs {profile.prepare:.2f} ms; beside other stages' work a stage takes "
+        f"{profile.contention:.2f} times as long"
     )
 
 

@@ -43,6 +43,8 @@ class Profile(BaseModel):
         verdict: from the end of sampling to the verdict on stage 0.
         control: from the end of sampling, by way of the scheduler, to the beginning of
             stage 0's layers for the token's own step.
+        control_beside: the same while stages have other requests' work, if it was seen:
+            the scheduler may share its cores with them.
         prepare: between the work on two steps that follow each other on stage 0: what it
             takes to prepare the inputs, which otherwise is part of ``control``.
         contention: times that work takes longer while other stages are busy, too.
@@ -59,6 +61,7 @@ class Profile(BaseModel):
     hand_over: float = Field(ge=0)
     verdict: float = Field(ge=0)
     control: float = Field(ge=0)
+    control_beside: float | None = Field(default=None, ge=0)
     prepare: float = Field(default=0.0, ge=0)
     contention: float = Field(default=1.0, ge=1)
     head: ExitHeadConfig | None = None
@@ -89,6 +92,10 @@ class Profile(BaseModel):
             }
         )
 
+    def control_of(self, groups: int) -> float:
+        """Return the way of a token through the scheduler, with so many groups of requests."""
+        return self.control if groups == 1 or self.control_beside is None else self.control_beside
+
     def over_link(self, delay: float) -> Profile:
         """Return the profile with a link of ``delay`` ms each way between the stages."""
         return self.model_copy(
@@ -96,6 +103,7 @@ class Profile(BaseModel):
                 "hand_over": self.hand_over + delay,
                 "verdict": self.verdict + delay,
                 "control": self.control + delay,
+                "control_beside": self.control_of(2) + delay,
             }
         )
 
