@@ -1,7 +1,8 @@
 """Pipelines larger than the machine: real scheduler, workers and queues, stages that sleep.
 
 A tiny random Llama with a layer a stage; every stage sleeps until its layers have taken
-``--stage-ms``, so many stages share few cores. Plain pipeline decoding and PPSD with the
+``--stage-ms``, and readers of vLLM's queues sleep instead of spinning (``patient_queues``),
+so that many stages share few cores. Plain pipeline decoding and PPSD with the
 synthetic drafter take turns; beside the measured speedup stand n / (alpha + n(1 - alpha)),
 the cost model's with the times that traces of the same engines show, and what a tick
 takes more than its slowest stage. Sleeping stages do not compete for memory or cores,
@@ -26,7 +27,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from benchmarks import arguments, random_llama
+from benchmarks import arguments, patient_queues, random_llama
 from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
@@ -47,7 +48,8 @@ def main() -> None:
     given = _parser().parse_args()
     fitting = [stages for stages in given.stages if _fits(stages)]
     sizes = tqdm(fitting, desc="pipeline sizes")
-    rows = [row for stages in sizes for row in _measure(stages, given)]
+    with patient_queues.everywhere():
+        rows = [row for stages in sizes for row in _measure(stages, given)]
     report = {"rows": rows} | origin(
         f"python -m benchmarks.emulated --stages {' '.join(map(str, given.stages))} "
         f"--stage-ms {given.stage_ms:g} --repeats {given.repeats} --tokens {given.tokens}"

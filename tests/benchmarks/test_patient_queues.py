@@ -1,0 +1,39 @@
+"""Readers of queues that sleep at once, in every process of an emulated pipeline."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import zmq
+from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+from benchmarks import patient_queues
+
+
+def found():
+    return [e for e in entry_points(group="vllm.general_plugins") if e.name == patient_queues.NAME]
+
+
+def test_vllm_finds_the_plugin_while_it_is_wanted():
+    assert not found()
+    with patient_queues.everywhere():
+        (plugin,) = found()
+        assert plugin.load() is patient_queues.register
+    assert not found()
+
+
+def test_readers_do_not_spin(monkeypatch):
+    monkeypatch.setattr(SpinCondition, "__init__", SpinCondition.__init__)
+    patient_queues.register()
+    once = SpinCondition.__init__
+    patient_queues.register()
+    assert SpinCondition.__init__ is once, "vLLM loads plugins more than once"
+    with zmq.Context() as context:
+        reader = SpinCondition(True, context, "inproc://notify")
+        assert reader.busy_loop_s == 0
+        for socket in (
+            reader.local_notify_socket,
+            reader.read_cancel_socket,
+            reader.write_cancel_socket,
+        ):
+            socket.close(0)
