@@ -5,12 +5,16 @@ judged by ``vllm-ppsd eval``'s figures. Text and states must be there (``vllm-pp
 generate`` and ``cache`` make them, for every exit layer among the variants). A run that
 was stopped goes on where it was.
 
+Multi-depth variants read the ends of the later stages of the pipeline that
+``--deeper-layers`` describes; each is judged with these states in time, and one tick late.
+
     python -m benchmarks.ablation MODEL --recipe recipe.yaml --prompts FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,9 @@ from vllm_ppsd.training.evaluate import OVERALL, evaluate
 from vllm_ppsd.training.recipe import Recipe, read_recipe
 
 BASE = "base"
-DEEPER = [30]
-"""Where the demo model's last stage ends."""
+LATE = ", one tick late"
+MULTI_DEPTH = "multi-depth"
+"""In the name, and a key of the change, of variants that read deeper states."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
@@ -36,13 +41,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no output map": {"output_map": False},
     "two layers": {"layers": 2},
     "three layers": {"layers": 3},
-    "multi-depth": {"deeper_layers": DEEPER},
-    "multi-depth, two layers": {"deeper_layers": DEEPER, "layers": 2},
-    "multi-depth, three layers": {"deeper_layers": DEEPER, "layers": 3},
+    MULTI_DEPTH: {MULTI_DEPTH: True},
+    f"{MULTI_DEPTH}, two layers": {MULTI_DEPTH: True, "layers": 2},
+    f"{MULTI_DEPTH}, three layers": {MULTI_DEPTH: True, "layers": 3},
     "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},
     "half of the steps": {"share": 0.5},
+    f"{MULTI_DEPTH}, half of the steps": {MULTI_DEPTH: True, "share": 0.5},
     "twice the steps": {"share": 2.0},
 }
 
@@ -56,16 +62,20 @@ def main() -> None:
     for name in arguments.only or VARIANTS:
         output = _head(arguments.output, name)
         if not output.is_dir():
-            recipe = variant(base, VARIANTS[name], arguments.epochs)
+            recipe = variant(base, VARIANTS[name], arguments.epochs, arguments.deeper_layers)
             fit(recipe, arguments.work, output, torch.device("cpu"), 2, _command(arguments))
     report = {"rows": _judge(arguments)} | origin(_command(arguments))
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
 
 
-def variant(base: Recipe, change: dict[str, Any], epochs: float) -> Recipe:
+def variant(
+    base: Recipe, change: dict[str, Any], epochs: float, deeper_layers: Sequence[int]
+) -> Recipe:
     """Return the recipe with a change; ``share`` is of the base's epochs."""
     values = base.model_dump()
     change = dict(change)
+    if change.pop(MULTI_DEPTH, False):
+        change["deeper_layers"] = list(deeper_layers)
     optimisation = {"epochs": epochs * change.pop("share", 1.0)} | change.pop("optimisation", {})
     return Recipe.model_validate(
         values | change | {"optimisation": values["optimisation"] | optimisation}
@@ -86,13 +96,20 @@ def render(rows: list[dict[str, Any]]) -> str:
 def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     heads = {_head(arguments.output, name): name for name in VARIANTS}
     there = [path for path in heads if path.is_dir()]
-    found = evaluate(
-        there, arguments.model, arguments.prompts, arguments.eval_work, torch.device("cpu"), 256
-    )
+    reading = [path for path in there if MULTI_DEPTH in heads[path]]
     rows: dict[str, dict[str, Any]] = {}
-    for one in found:
-        name = heads[arguments.output / one.head]
-        rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
+    for paths, suffix in ((there, ""), (reading, LATE)):
+        for one in evaluate(
+            paths,
+            arguments.model,
+            arguments.prompts,
+            arguments.eval_work,
+            torch.device("cpu"),
+            256,
+            delay=bool(suffix),
+        ):
+            name = heads[arguments.output / one.head] + suffix
+            rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
     return list(rows.values())
 
 
@@ -103,7 +120,9 @@ def _head(folder: Path, name: str) -> Path:
 def _command(arguments: argparse.Namespace) -> str:
     return (
         f"python -m benchmarks.ablation MODEL --recipe {arguments.recipe.name} "
-        f"--exit-layer {arguments.exit_layer} --epochs {arguments.epochs} --prompts FOLDER"
+        f"--exit-layer {arguments.exit_layer} --deeper-layers "
+        f"{' '.join(map(str, arguments.deeper_layers))} --epochs {arguments.epochs} "
+        "--prompts FOLDER"
     )
 
 
@@ -114,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="the target")
     parser.add_argument("--recipe", type=Path, required=True, help="what the variants depart from")
     parser.add_argument("--exit-layer", type=int, required=True, help="of all variants")
+    parser.add_argument(
+        "--deeper-layers", type=int, nargs="+", default=[30], help="ends of the later stages"
+    )
     parser.add_argument("--epochs", type=float, default=0.3, help="of the base")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="fit these alone")
     parser.add_argument("--work", type=Path, default=Path("ppsd-work"), help="of training")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ablation import BASE, VARIANTS, render, variant
+from benchmarks.ablation import BASE, MULTI_DEPTH, VARIANTS, render, variant
 from vllm_ppsd.training.recipe import Recipe
 
 RECIPE = Recipe.model_validate(
@@ -11,14 +11,21 @@ RECIPE = Recipe.model_validate(
 
 
 def test_every_variant_is_a_recipe_of_its_own():
-    made = [variant(RECIPE, change, 0.5) for change in VARIANTS.values()]
+    made = [variant(RECIPE, change, 0.5, [6, 9]) for change in VARIANTS.values()]
     assert len({recipe.model_dump_json() for recipe in made}) == len(VARIANTS)
     assert {recipe.optimisation.batch_tokens for recipe in made} == {512}
 
 
 def test_a_share_is_of_the_bases_epochs():
-    assert variant(RECIPE, {}, 0.5).optimisation.epochs == 0.5
-    assert variant(RECIPE, {"share": 2.0}, 0.5).optimisation.epochs == 1.0
+    assert variant(RECIPE, {}, 0.5, []).optimisation.epochs == 0.5
+    assert variant(RECIPE, {"share": 2.0}, 0.5, []).optimisation.epochs == 1.0
+
+
+def test_multi_depth_variants_read_the_later_stages_of_the_pipeline_that_is_named():
+    made = {name: variant(RECIPE, change, 0.5, [6, 9]) for name, change in VARIANTS.items()}
+    reading = {name for name, recipe in made.items() if recipe.deeper_layers}
+    assert reading == {name for name in VARIANTS if MULTI_DEPTH in name}
+    assert {made[name].deeper_layers for name in reading} == {(6, 9)}
 
 
 def test_the_table_shows_gains_over_the_base():
