@@ -6,7 +6,8 @@ the model weighs all drafting and none by the share of tokens that were drafted,
 decoding says what the groups make in which the requests ran. The policy knows the acceptance
 rate when a run begins: one like it, not timed, came before. Every run is traced, and the times
 of the parts come from the traces of all of them, since what else the machine does slows parts
-and whole alike; means of all rounds are compared. Prompts are short: what is modelled is decoding.
+and whole alike; the median of the rounds is compared. Prompts are short: what is modelled is
+decoding.
 
     python -m benchmarks.cost_model MODEL [--requests 1 8] [--repeats 3]
 """
@@ -55,17 +56,18 @@ def main() -> None:
 def render(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| requests | acceptance | ms per token (range) | cost model | error | simulator | error |",
-        "| " + "--- | " * 7,
+        "| requests | acceptance | drafted | ms per token (range) | cost model | error | simulator "
+        "| error |",
+        "| " + "--- | " * 8,
     ]
     for row in rows:
         measured = row["times_ms"]
-        mean = statistics.mean(measured)
+        median = statistics.median(measured)
         alpha = "plain" if row["acceptance"] is None else f"{row['acceptance']:.2f}"
         lines.append(
-            f"| {row['requests']} | {alpha} | {mean:.1f} "
-            f"({min(measured):.1f} to {max(measured):.1f}) | {_beside(row['model_ms'], mean)} "
-            f"| {_beside(row['simulated_ms'], mean)} |"
+            f"| {row['requests']} | {alpha} | {row['drafted']:.2f} | {median:.1f} "
+            f"({min(measured):.1f} to {max(measured):.1f}) | {_beside(row['model_ms'], median)} "
+            f"| {_beside(row['simulated_ms'], median)} |"
         )
     return "\n".join(lines)
 

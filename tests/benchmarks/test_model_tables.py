@@ -13,21 +13,23 @@ def test_the_cost_model_s_error_is_of_the_measured_time():
         {
             "requests": 1,
             "acceptance": None,
-            "times_ms": [48.0, 50.0, 52.0],
+            "drafted": 0.0,
+            "times_ms": [48.0, 50.0, 82.0],
             "model_ms": 45.0,
             "simulated_ms": 55.0,
         },
         {
             "requests": 8,
             "acceptance": 0.5,
+            "drafted": 0.75,
             "times_ms": [100.0],
             "model_ms": 100.0,
             "simulated_ms": None,
         },
     ]
     text = cost_model.render(rows)
-    assert "| 1 | plain | 50.0 (48.0 to 52.0) | 45.0 | -10% | 55.0 | +10% |" in text
-    assert "| 8 | 0.50 | 100.0 (100.0 to 100.0) | 100.0 | +0% |  |  |" in text
+    assert "| 1 | plain | 0.00 | 50.0 (48.0 to 82.0) | 45.0 | -10% | 55.0 | +10% |" in text
+    assert "| 8 | 0.50 | 0.75 | 100.0 (100.0 to 100.0) | 100.0 | +0% |  |  |" in text
 
 
 def test_the_plan_s_choice_is_held_against_the_best_measured():
