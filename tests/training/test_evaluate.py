@@ -12,9 +12,11 @@ from support.tiny import make_tiny_model
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.training.documents import Document, write_documents
+from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.evaluate import OVERALL, evaluate, evaluation_recipe, print_evaluations
 from vllm_ppsd.training.generate import text_settings
 from vllm_ppsd.training.prompts import read_prompts
+from vllm_ppsd.training.sampled import Sampled
 from vllm_ppsd.training.shards import Shards
 
 CPU = torch.device("cpu")
@@ -25,7 +27,7 @@ def model(tmp_path: Path) -> Path:
     return make_tiny_model(tmp_path / "tiny")
 
 
-def prompts_with_answers(model: Path, work: Path, folder: Path) -> str:
+def prompts_with_answers(model: Path, work: Path, folder: Path, temperature: float = 0.0) -> str:
     """Write two prompt sets, and the text that the target would write for them."""
     folder.mkdir()
     documents = []
@@ -33,10 +35,10 @@ def prompts_with_answers(model: Path, work: Path, folder: Path) -> str:
         rows = [{"prompt": f"t{i + 3} {name}"} for i in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         documents += [
-            Document([i + 3, 0], torch.randint(3, 512, (12,)).tolist(), 0.0, name)
+            Document([i + 3, 0], torch.randint(3, 512, (12,)).tolist(), temperature, name)
             for i in range(count)
         ]
-    recipe = evaluation_recipe(str(model), 3, [str(folder)], 12, CPU)
+    recipe = evaluation_recipe(str(model), 3, [str(folder)], 12, CPU, temperature)
     shards = Shards(work / "text", ".jsonl", text_settings(recipe, read_prompts([folder])))
     shards.write(0, lambda path: write_documents(documents, path))
     return str(folder)
@@ -63,6 +65,25 @@ def test_every_head_is_judged_on_every_set(
     assert overall.agreement > 0
     print_evaluations(rows, 2)
     assert "overall" in capsys.readouterr().out
+
+
+def test_sampled_text_is_judged_by_what_would_be_drawn(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts = prompts_with_answers(model, tmp_path / "work", tmp_path / "prompts", 0.8)
+    init_head(str(model), tmp_path / "lens", exit_layer=3)
+    heads = [tmp_path / "lens"]
+    rows = evaluate(heads, str(model), [prompts], tmp_path / "work", CPU, 12, temperature=0.8)
+    assert [(row.prompts, row.found.rows) for row in rows] == [
+        ("one", 36),
+        ("two", 60),
+        (OVERALL, 96),
+    ]
+    assert all(isinstance(row.found, Sampled) for row in rows)
+    print_evaluations(rows, 2, 0.8)
+    assert "argmax" in capsys.readouterr().out
+    with pytest.raises(TrainingError, match="negative"):
+        evaluate(heads, str(model), [prompts], tmp_path / "work", CPU, 12, temperature=-1.0)
 
 
 def test_a_head_of_another_model_is_refused_first(model: Path, tmp_path: Path):

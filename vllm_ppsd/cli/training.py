@@ -49,6 +49,12 @@ def add_commands(commands: Any) -> None:
         default=0,
         help="ticks by which heads that read later stages have their states late",
     )
+    evaluate.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="of the text; above 0 drafts are drawn with the target's noise",
+    )
     _common(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -153,11 +159,12 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
+    from vllm_ppsd.training.diagonal import cached_layers
     from vllm_ppsd.training.states import cache_states
 
     recipe = _recipe(arguments)
-    exits = [recipe.exit_layer]
-    cache_states(recipe.model, recipe.cache, exits, arguments.work, _device(arguments))
+    layers = cached_layers(recipe.exit_layer, recipe.deeper_layers)
+    cache_states(recipe.model, recipe.cache, layers, arguments.work, _device(arguments))
     return 0
 
 
@@ -192,8 +199,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _device(arguments),
         arguments.max_tokens,
         arguments.delay,
+        arguments.temperature,
     )
-    print_evaluations(rows, arguments.stages)
+    print_evaluations(rows, arguments.stages, arguments.temperature)
     return 0
 
 

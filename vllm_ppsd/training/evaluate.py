@@ -1,4 +1,4 @@
-"""Acceptance of heads on prompt sets, on greedy text that the target writes."""
+"""Acceptance of heads on prompt sets, on text that the target writes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rich.table import Table
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.training.build import trained
+from vllm_ppsd.training.build import read_lm_head, trained
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.diagonal import cached_layers
+from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
+from vllm_ppsd.training.sampled import Sampled, judge_sampled
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import compute_dtype
 from vllm_ppsd.training.validation import Validation, validate
@@ -33,7 +35,7 @@ class Evaluation:
     head: str
     exit_layer: int
     prompts: str
-    found: Validation
+    found: Validation | Sampled
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     device: torch.device,
     max_tokens: int,
     delay: int = 0,
+    temperature: float = 0.0,
 ) -> list[Evaluation]:
     """Return the acceptance of every head on every prompt set.
 
@@ -53,11 +56,14 @@ def evaluate(
         work: folder for the text and states, kept for another evaluation.
         max_tokens: answer tokens per prompt at most.
         delay: ticks by which multi-depth heads have deeper states late.
+        temperature: of the text; above 0 drafts are judged as they are drawn there.
 
     Raises:
         PPSDConfigError: a head is broken or made for another model, or a prompt
             file is wrong.
     """
+    if temperature < 0:
+        raise TrainingError(f"the temperature {temperature} is negative; 0 is greedy text")
     folders = [ExitHeadFolder.open(path) for path in heads]
     for folder in folders:
         folder.check_target(model)
@@ -68,9 +74,10 @@ def evaluate(
             for layer in cached_layers(folder.config.exit_layer, folder.config.deeper_layers)
         }
     )
-    recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device)
+    recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device, temperature)
     generate(recipe, work, device)
     cache_states(model, Cache(), exits, work, device)
+    lm_head = read_lm_head(model).to(device) if temperature else None
     rows: list[Evaluation] = []
     for folder in folders:
         states = StateSet(
@@ -87,25 +94,34 @@ def evaluate(
                     device.type, torch.bfloat16, enabled=compute_dtype(device) == torch.bfloat16
                 ),
             ):
-                found = validate(
-                    head,
-                    (states.batch(p).to(device) for p in pack(wanted, BATCH_TOKENS)),
-                    vocabulary,
+                batches = (
+                    states.batch(p, final=lm_head is not None).to(device)
+                    for p in pack(wanted, BATCH_TOKENS)
+                )
+                found = (
+                    validate(head, batches, vocabulary)
+                    if lm_head is None
+                    else judge_sampled(head, batches, vocabulary, lm_head, temperature)
                 )
             rows.append(Evaluation(folder.path.name, folder.config.exit_layer, source, found))
     return rows
 
 
 def evaluation_recipe(
-    model: str, exit_layer: int, prompts: Sequence[str], max_tokens: int, device: torch.device
+    model: str,
+    exit_layer: int,
+    prompts: Sequence[str],
+    max_tokens: int,
+    device: torch.device,
+    temperature: float = 0.0,
 ) -> Recipe:
-    """Return the recipe of the text that heads are judged on: greedy answers."""
+    """Return the recipe of the text that heads are judged on."""
     return Recipe(
         model=model,
         exit_layer=exit_layer,
         data=tuple(prompts),
         generation=Generation(
-            temperatures=(0.0,),
+            temperatures=(temperature,),
             max_prompt_tokens=1024,
             max_tokens=max_tokens,
             # On CPU, compiling takes longer than the text.
@@ -114,11 +130,11 @@ def evaluation_recipe(
     )
 
 
-def print_evaluations(rows: Sequence[Evaluation], stages: int) -> None:
+def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: float = 0.0) -> None:
     """Print one line per head and prompt set."""
-    table = Table(
-        "head", "exit layer", "prompts", "tokens", "acceptance", f"speedup at {stages} stages"
-    )
+    columns = ["head", "exit layer", "prompts", "tokens", "acceptance"]
+    argmax = ["argmax drafts"] if temperature else []
+    table = Table(*columns, *argmax, f"speedup at {stages} stages")
     for row in rows:
         table.add_row(
             row.head,
@@ -126,10 +142,10 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int) -> None:
             row.prompts,
             str(row.found.rows),
             f"{row.found.acceptance:.3f}",
+            *([f"{row.found.argmax:.3f}"] if isinstance(row.found, Sampled) else []),
             f"{ideal_speedup(stages, row.found.acceptance):.2f}",
             end_section=row.prompts == OVERALL,
         )
     Console().print(table)
-    Console().print(
-        "speedup over a plain pipeline of equal stages, n / (α + n(1 - α)); greedy text"
-    )
+    text = f"text at temperature {temperature:g}, coupled drafts" if temperature else "greedy text"
+    Console().print(f"speedup over a plain pipeline of equal stages, n / (α + n(1 - α)); {text}")

@@ -1,0 +1,65 @@
+"""Acceptance of drafts of sampled text, from known distributions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.loss import DraftVocabulary
+from vllm_ppsd.training.sampled import Sampled, judge_sampled
+
+ROWS = 4000
+P = torch.tensor([0.5, 0.3, 0.2])
+"""The target's distribution, everywhere."""
+
+
+class Head(torch.nn.Module):
+    """Gives every row the same logits over its vocabulary."""
+
+    def __init__(self, probabilities: torch.Tensor):
+        super().__init__()
+        self.lm_head = torch.zeros(len(probabilities), 3)
+        self._logits = probabilities.log()
+
+    def forward(self, states, lengths, rows, deeper):
+        return self._logits.repeat(len(rows), 1)
+
+
+def judged(
+    q: torch.Tensor, token_ids: torch.Tensor | None = None, temperature: float = 1.0
+) -> Sampled:
+    rows = torch.arange(ROWS)
+    nothing = torch.zeros(ROWS, 1)
+    # With a unit matrix for an LM head, the final state is the logits.
+    batch = Batch(nothing, (ROWS,), rows, rows, rows, nothing, nothing, P.log().repeat(ROWS, 1))
+    vocabulary = DraftVocabulary(token_ids, 3)
+    return judge_sampled(Head(q), [batch], vocabulary, torch.eye(3), temperature)
+
+
+def expected(p: torch.Tensor, q: torch.Tensor) -> float:
+    """P(argmax of log p + noise equals that of log q + noise), noise of Gumbel's."""
+    ratios = torch.maximum(p[None] / p[:, None], q[None] / q[:, None])
+    return (1 / ratios.sum(dim=1)).sum().item()
+
+
+def test_a_head_that_knows_the_target_draws_what_it_draws():
+    found = judged(P)
+    assert found.acceptance == 1.0
+    assert found.argmax == pytest.approx(0.5)
+    assert found.rows == ROWS
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_another_distribution_hits_as_often_as_coupled_noise_lets_it(temperature: float):
+    q = torch.tensor([0.2, 0.3, 0.5])
+    p, cold_q = ((x.log() / temperature).softmax(dim=-1) for x in (P, q))
+    found = judged(q, temperature=temperature)
+    assert found.acceptance == pytest.approx(expected(p, cold_q), abs=0.025)
+    assert found.argmax == pytest.approx(p[2].item())
+
+
+def test_tokens_outside_the_draft_vocabulary_are_misses():
+    found = judged(torch.tensor([0.6, 0.4]), torch.tensor([0, 2]))
+    assert 0.5 < found.acceptance <= 0.7 + 0.025
+    assert found.argmax == pytest.approx(0.5)

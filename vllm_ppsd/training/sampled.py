@@ -1,0 +1,66 @@
+"""How often drafts of sampled text hit, drawn with the target's noise or the most probable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from vllm_ppsd.sampling.noise import choose, exponential_noise, state
+from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.head import TrainableHead
+from vllm_ppsd.training.loss import DraftVocabulary
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The head on text that the target sampled.
+
+    Attributes:
+        acceptance: share of rows where head and target, drawing with the same noise, draw
+            the same token: of ``draft_sampling: coupled``.
+        argmax: mean probability with which the target draws the head's most probable
+            token: of ``draft_sampling: greedy``.
+        rows: how many drafts were judged.
+    """
+
+    acceptance: float
+    argmax: float
+    rows: int
+
+
+@torch.no_grad()
+def judge_sampled(
+    head: TrainableHead,
+    batches: Iterable[Batch],
+    vocabulary: DraftVocabulary,
+    lm_head: torch.Tensor,
+    temperature: float,
+) -> Sampled:
+    """Return the head's acceptance at a temperature, without top-k, top-p or min-p.
+
+    Args:
+        batches: with ``final`` set, of text sampled at ``temperature``.
+        lm_head: the target's, [vocabulary, hidden].
+        temperature: above zero.
+    """
+    head.eval()
+    every = torch.arange(len(lm_head), device=lm_head.device)
+    drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=lm_head.device))
+    hits = rows = 0
+    argmax = 0.0
+    for batch in batches:
+        assert batch.final is not None
+        target = (batch.final.float() @ lm_head.float().T) / temperature
+        drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper).float()
+        # A generator's state for every row: any will do that no two rows share.
+        states = torch.tensor([state(0, rows + i) for i in range(len(target))])
+        noise = exponential_noise(states.to(target.device), every)
+        drawn = choose(target, noise)
+        drafts = drawable[choose(drafting / temperature, noise[:, drawable])]
+        hits += int((drafts == drawn).sum())
+        best = drawable[drafting.argmax(dim=-1)]
+        argmax += target.softmax(dim=-1).gather(1, best[:, None]).sum().item()
+        rows += len(target)
+    return Sampled(hits / rows, argmax / rows, rows)
