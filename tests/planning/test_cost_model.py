@@ -10,6 +10,7 @@ from vllm_ppsd.planning import model
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Parts, Profile
 from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.trace.spans import What
 
 
 def profile(
@@ -153,8 +154,30 @@ def test_waiting_for_deeper_states_costs_nothing_between_equal_stages():
 
 
 def test_over_a_slow_link_the_wait_is_counted():
-    """Two ticks take a whole way round: stage 0, the link, the last stage's layers."""
-    times = profile(hand_over=40.0)
+    """Two ticks take a whole way round: stage 0, the last stage's layers, the link twice."""
+    times = profile(hand_over=40.0, verdict=40.0)
     waiting = model.ppsd(reading(times, 30), (17, 13), 1.0, 8)
     assert model.ppsd(times, (17, 13), 1.0, 8).ms_per_token == pytest.approx(19.0)
-    assert waiting.ms_per_token == pytest.approx((17 + 2 + 40 + 13) / 2)
+    assert waiting.ms_per_token == pytest.approx((17 + 2 + 40 + 13 + 40) / 2)
+
+
+@pytest.mark.parametrize("partition", [(17, 13), (12, 18), (10, 10, 10), (8, 8, 8, 6)])
+@pytest.mark.parametrize("hand_over", [0.3, 5.0, 40.0])
+@pytest.mark.parametrize("alpha", [1.0, 0.7])
+def test_the_simulator_waits_for_deeper_states_too(
+    partition: tuple[int, ...], hand_over: float, alpha: float
+):
+    """A head that reads the last stage; the protocol's own book says what it waits for."""
+    made = reading(profile(hand_over=hand_over, verdict=hand_over, control=2 * hand_over), 30)
+    drafts = len(partition) - 1
+    played = Simulation(made, partition, alpha, drafts, tokens=600).run()
+    assert played.acceptance is not None
+    expected = model.ppsd(made, partition, played.acceptance, drafts)
+    assert expected.ms_per_token == pytest.approx(played.ms_per_token(), rel=0.06)
+
+
+def test_the_simulated_wait_is_seen_over_a_slow_link():
+    times = reading(profile(hand_over=40.0, verdict=40.0), 30)
+    played = Simulation(times, (17, 13), 1.0, 8, tokens=300).run()
+    assert sum(span.duration for span in played.spans if span.what == What.STATES) > 0
+    assert played.ms_per_token() == pytest.approx((17 + 2 + 40 + 13 + 40) / 2, rel=0.03)

@@ -96,9 +96,12 @@ def ppsd(
       L = sum(s_i) + hand-overs + verdict is when the verdict on a tick is in, and at most
       K + 1 ticks may be unverified.
     - A multi-depth head that reads stage k waits until that stage's layers are done with
-      the tick k before: with it P is at least (s_0 + h + prepare + the hand-overs and
-      layers of stages 1 to k) / (k + 1). Between equal stages on a fast link that is less
-      than the first term: the wait costs nothing.
+      the tick k before, and the states have come back as a verdict does: with it P is at
+      least (s_0 + h + prepare + the hand-overs and layers of stages 1 to k + the verdict's
+      way) / (k + 1). The verdict on a tick waits for the draft behind it, so P is at least
+      (all that + the draft's way and the verdict's) / (k + K + 1), too. Between equal stages
+      on a fast link both are less than the first term: the wait costs nothing. On a slow
+      link it costs what more drafts in flight would gain.
     - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
       hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
       the token re-enters. When it does, the stages behind have nothing to do: contention
@@ -126,7 +129,7 @@ def ppsd(
         first,
         *times[1:],
         loop / (drafts + 1),
-        *_feedback_periods(profile, partition, parts.layer, first),
+        *_feedback_periods(profile, partition, parts.layer, first, drafts),
     )
     begun = min(drafts, int(loop / first))
     if requests == 1:
@@ -171,20 +174,24 @@ def _beside_others(
 
 
 def _feedback_periods(
-    profile: Profile, partition: Sequence[int], layer: float, first: float
+    profile: Profile, partition: Sequence[int], layer: float, first: float, drafts: int
 ) -> Iterator[float]:
-    """Yield the least period of ticks for every later stage that the head reads.
+    """Yield least periods of ticks for every later stage that the head reads.
 
     Args:
         layer: ms of one decoder layer, alone.
         first: ms that stage 0 is taken by a tick.
+        drafts: in flight.
     """
     if profile.head is None:
         return
     for stage, end in enumerate(accumulate(partition)):
         if end in profile.head.deeper_layers:
             layers = sum(partition[1 : stage + 1]) * layer * profile.contention
-            yield (first + stage * profile.hand_over + layers) / (stage + 1)
+            drafted = first + stage * profile.hand_over + layers + profile.verdict
+            yield drafted / (stage + 1)
+            judged = drafted + profile.hand_over + profile.verdict
+            yield judged / (stage + drafts + 1)
 
 
 def draft_then_verify(

@@ -13,20 +13,20 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from vllm_ppsd.planning.pace import Pace
+from vllm_ppsd.planning.ticks import Ear, Request, Tick
 from vllm_ppsd.planning.times import Profile
+from vllm_ppsd.planning.way_back import WayBack
 from vllm_ppsd.protocol import (
     Decoding,
     DraftBook,
     FixedDepth,
-    Flight,
     Lane,
     RetirementBook,
     StaleBook,
-    TickGate,
     Verdict,
     flush,
     steps_in_flight,
@@ -35,39 +35,6 @@ from vllm_ppsd.trace.spans import Outcome, Span, StageRecord, Trace, TracedLane,
 
 TRUE, FALSE = 1, 2
 """The token that the target samples everywhere, and the one that a wrong draft is."""
-
-
-@dataclass
-class _Tick:
-    number: int
-    lanes: list[Lane]
-    drafts: dict[str, int] = field(default_factory=dict)
-    drafts_arrive: float = 0.0
-    waits: bool = False
-
-
-class _Ear:
-    """What a stage before the last hears of verdicts."""
-
-    def __init__(self, book: StaleBook, depth: int) -> None:
-        self.book, self.gate = book, TickGate(depth, book)
-        self.verdicts: deque[list[Verdict]] = deque()
-        self.held_since = math.inf
-
-    def holds(self, tick: _Tick) -> bool:
-        """Whether a tick must wait for a verdict."""
-        return self.gate.due(tick.lanes) > len(self.verdicts)
-
-    def catch_up(self) -> None:
-        """Take in every verdict that is there."""
-        while self.gate.unjudged and self.verdicts:
-            self.gate.judge(self.verdicts.popleft())
-
-
-@dataclass
-class _Request:
-    flight: Flight = field(default_factory=lambda: Flight(0, 0, 0))
-    retired: int = 0
 
 
 class Simulation:
@@ -97,14 +64,14 @@ class Simulation:
         self._alpha, self._depth, self._tokens = alpha, drafts, tokens
         self._rng = random.Random(seed)
         self._stages = len(partition)
-        self._requests = {f"r{i}": _Request() for i in range(requests)}
+        self._requests = {f"r{i}": Request() for i in range(requests)}
         self._policy = FixedDepth(drafts)
         self._size = max(self._stages, steps_in_flight(drafts))
         self._drafts = DraftBook()
-        self._ears = [_Ear(self._drafts, drafts)]
-        self._ears += [_Ear(StaleBook(), drafts) for _ in range(self._stages - 2)]
+        self._ears = [Ear(self._drafts, drafts)]
+        self._ears += [Ear(StaleBook(), drafts) for _ in range(self._stages - 2)]
         self._retirement = RetirementBook()
-        self._queues: list[deque[_Tick]] = [deque() for _ in partition]
+        self._queues: list[deque[Tick]] = [deque() for _ in partition]
         self._busy = [False] * self._stages
         self._in_flight = 0
         self._sent = 0
@@ -112,6 +79,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now = 0.0
+        self._way_back = WayBack(profile, partition, self._after)
         self._pace = Pace(profile.contention, lambda: self._now, self._after)
         self._spans: list[Span] = []
         self._outcomes: list[list[TracedLane]] = []
@@ -158,7 +126,7 @@ class Simulation:
                     in_flight=flight.in_flight + 1,
                 )
             self._in_flight += 1
-            tick = _Tick(self._sent, lanes)
+            tick = Tick(self._sent, lanes)
             self._sent += 1
             self._outcomes.append([TracedLane(lane.request_id, lane.position, 1) for lane in lanes])
             self._after(self._profile.control / 2, partial(self._arrive, 0, tick))
@@ -168,7 +136,7 @@ class Simulation:
         share = -(-len(self._requests) // self._stages)
         return set(sorted(entering)[:share])
 
-    def _result(self, tick: _Tick, sampled: dict[str, int]) -> None:
+    def _result(self, tick: Tick, sampled: dict[str, int]) -> None:
         self._in_flight -= 1
         for lane in tick.lanes:
             request = self._requests[lane.request_id]
@@ -187,7 +155,7 @@ class Simulation:
 
     # The stages ------------------------------------------------------------
 
-    def _arrive(self, stage: int, tick: _Tick) -> None:
+    def _arrive(self, stage: int, tick: Tick) -> None:
         self._queues[stage].append(tick)
         self._start(stage)
 
@@ -217,26 +185,37 @@ class Simulation:
             ear.book.arrive(lane)
             if stage == 0:
                 self._drafts.enter(lane)
+        if stage == 0:
+            self._way_back.enter(tick.lanes)
         if not ear.gate.start(tick.lanes):
+            self._way_back.layers_done(stage, tick.lanes, skipped=True)
             self._leave(stage, tick)
         elif stage == 0:
             self._work(0, tick, lambda: self._draft(tick))
         else:
             self._work(stage, tick, lambda: self._leave(stage, tick))
 
-    def _draft(self, tick: _Tick) -> None:
+    def _draft(self, tick: Tick) -> None:
         """The states are on their way; the head runs behind them."""
         self._after(self._profile.hand_over, lambda: self._arrive(1, tick))
         self._ears[0].catch_up()
         if all(self._drafts.is_stale(lane) for lane in tick.lanes):
             self._start(0)
             return
+        self._busy[0] = True
+        tick.drafts_arrive = math.inf
+        began = self._now
+        alive = [lane for lane in tick.lanes if not self._drafts.is_stale(lane)]
+        self._way_back.hold(alive, lambda: self._draft_with_all(tick, began))
+
+    def _draft_with_all(self, tick: Tick, began: float) -> None:
+        """What the head reads is there."""
+        if self._now > began:
+            self._spans.append(Span(0, What.STATES, began, self._now, tick.number))
         for lane in tick.lanes:
             right = self._rng.random() < self._alpha
             tick.drafts[lane.request_id] = TRUE if right else FALSE
             self._drafts.propose(lane.request_id, lane.end, tick.drafts[lane.request_id])
-        tick.drafts_arrive = math.inf
-        self._busy[0] = True
 
         def done() -> None:
             self._busy[0] = False
@@ -246,7 +225,7 @@ class Simulation:
 
         self._run(0, tick, [(What.DRAFT, self._profile.at(len(tick.lanes)).head)], done)
 
-    def _leave(self, stage: int, tick: _Tick) -> None:
+    def _leave(self, stage: int, tick: Tick) -> None:
         self._after(self._profile.hand_over, lambda: self._arrive(stage + 1, tick))
         self._start(stage)
 
@@ -254,6 +233,7 @@ class Simulation:
         last = self._stages - 1
         tick = self._queues[last].popleft()
         if not any(self._retirement.counts(lane) for lane in tick.lanes):
+            self._way_back.layers_done(last, tick.lanes, skipped=True)
             self._judge(tick)
             self._start(last)
             return
@@ -268,18 +248,18 @@ class Simulation:
 
         self._work(last, tick, sampled)
 
-    def _drafts_arrive(self, tick: _Tick) -> None:
+    def _drafts_arrive(self, tick: Tick) -> None:
         tick.drafts_arrive = self._now
         if tick.waits:
             self._judge_and_go_on(tick)
 
-    def _judge_and_go_on(self, tick: _Tick) -> None:
+    def _judge_and_go_on(self, tick: Tick) -> None:
         last = self._stages - 1
         self._busy[last] = False
         self._judge(tick)
         self._start(last)
 
-    def _judge(self, tick: _Tick) -> None:
+    def _judge(self, tick: Tick) -> None:
         sampled: dict[str, int] = {}
         verdicts = []
         traced = self._outcomes[tick.number]
@@ -304,7 +284,7 @@ class Simulation:
 
     # Time ------------------------------------------------------------------
 
-    def _work(self, stage: int, tick: _Tick, then: Callable[[], None]) -> None:
+    def _work(self, stage: int, tick: Tick, then: Callable[[], None]) -> None:
         """The stage's layers run, and on the last stage LM head and sampler."""
         parts = self._profile.at(len(tick.lanes))
         work = [(What.LAYERS, self._partition[stage] * parts.layer)]
@@ -323,7 +303,7 @@ class Simulation:
     def _run(
         self,
         stage: int,
-        tick: _Tick,
+        tick: Tick,
         work: Sequence[tuple[What, float]],
         then: Callable[[], None],
     ) -> None:
@@ -332,6 +312,8 @@ class Simulation:
 
         def done(start: float) -> None:
             self._spans.append(Span(stage, what, start, self._now, tick.number))
+            if what == What.LAYERS:
+                self._way_back.layers_done(stage, tick.lanes, skipped=False)
             if others:
                 self._run(stage, tick, others, then)
             else:
