@@ -97,8 +97,9 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     heads = {_head(arguments.output, name): name for name in VARIANTS}
     there = [path for path in heads if path.is_dir()]
     reading = [path for path in there if MULTI_DEPTH in heads[path]]
+    judged = [("", 0, there)] + ([(LATE, 1, reading)] if reading else [])
     rows: dict[str, dict[str, Any]] = {}
-    for paths, suffix in ((there, ""), (reading, LATE)):
+    for suffix, delay, paths in judged:
         for one in evaluate(
             paths,
             arguments.model,
@@ -106,7 +107,7 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             arguments.eval_work,
             torch.device("cpu"),
             256,
-            delay=bool(suffix),
+            delay,
         ):
             name = heads[arguments.output / one.head] + suffix
             rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
