@@ -60,7 +60,7 @@ def main() -> None:
         update={"model": arguments.model, "exit_layer": arguments.exit_layer}
     )
     for name in arguments.only or VARIANTS:
-        output = _head(arguments.output, name)
+        output = _head(arguments, name)
         if not output.is_dir():
             recipe = variant(base, VARIANTS[name], arguments.epochs, arguments.deeper_layers)
             fit(recipe, arguments.work, output, torch.device("cpu"), 2, _command(arguments))
@@ -94,7 +94,8 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 
 def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    heads = {_head(arguments.output, name): name for name in VARIANTS}
+    heads = {_head(arguments, name): name for name in VARIANTS}
+    names = {path.name: name for path, name in heads.items()}
     there = [path for path in heads if path.is_dir()]
     reading = [path for path in there if MULTI_DEPTH in heads[path]]
     judged = [("", 0, there)] + ([(LATE, 1, reading)] if reading else [])
@@ -109,13 +110,15 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             256,
             delay,
         ):
-            name = heads[arguments.output / one.head] + suffix
+            name = names[one.head] + suffix
             rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
     return list(rows.values())
 
 
-def _head(folder: Path, name: str) -> Path:
-    return folder / name.replace(" ", "-").replace(",", "")
+def _head(arguments: argparse.Namespace, name: str) -> Path:
+    """Return a variant's folder; those of other pipelines lie elsewhere."""
+    stages = "-".join(map(str, (arguments.exit_layer, *arguments.deeper_layers)))
+    return Path(arguments.output) / stages / name.replace(" ", "-").replace(",", "")
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -16,21 +16,24 @@ from pathlib import Path
 from typing import Any
 
 NAME = "ppsd-patient-queues"
+NAP_MS = 4
+"""Longest sleep: vLLM's notifications may be lost, which it makes up for after seconds."""
 
 
 def register() -> None:
     """Let readers in this process sleep at once; vLLM calls it in every process."""
     from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
-    spinning = SpinCondition.__init__
+    spinning = SpinCondition.wait
     if hasattr(spinning, "__wrapped__"):
         return
 
     @functools.wraps(spinning)
-    def patient(self: Any, *args: Any, **kwargs: Any) -> None:
-        spinning(self, *args, **kwargs | {"busy_loop_s": 0})
+    def patient(self: Any, timeout_ms: int | None = None) -> None:
+        self.busy_loop_s = 0
+        spinning(self, NAP_MS if timeout_ms is None else min(timeout_ms, NAP_MS))
 
-    SpinCondition.__init__ = patient
+    SpinCondition.wait = patient
 
 
 @contextmanager

@@ -23,14 +23,19 @@ def test_vllm_finds_the_plugin_while_it_is_wanted():
 
 
 def test_readers_do_not_spin(monkeypatch):
-    monkeypatch.setattr(SpinCondition, "__init__", SpinCondition.__init__)
+    monkeypatch.setattr(SpinCondition, "wait", SpinCondition.wait)
     patient_queues.register()
-    once = SpinCondition.__init__
+    once = SpinCondition.wait
     patient_queues.register()
-    assert SpinCondition.__init__ is once, "vLLM loads plugins more than once"
+    assert SpinCondition.wait is once, "vLLM loads plugins more than once"
     with zmq.Context() as context:
         reader = SpinCondition(True, context, "inproc://notify")
-        assert reader.busy_loop_s == 0
+        asked = []
+        monkeypatch.setattr(reader.poller, "poll", lambda timeout: asked.append(timeout) or [])
+        reader.record_read()
+        for timeout in (None, 1, 5000):
+            reader.wait(timeout)
+        assert asked == [patient_queues.NAP_MS, 1, patient_queues.NAP_MS]
         for socket in (
             reader.local_notify_socket,
             reader.read_cancel_socket,

@@ -181,3 +181,11 @@ def test_the_simulated_wait_is_seen_over_a_slow_link():
     played = Simulation(times, (17, 13), 1.0, 8, tokens=300).run()
     assert sum(span.duration for span in played.spans if span.what == What.STATES) > 0
     assert played.ms_per_token() == pytest.approx((17 + 2 + 40 + 13 + 40) / 2, rel=0.03)
+
+
+def test_plain_decoding_sends_no_states_back():
+    times = reading(profile(), 30)
+    played = Simulation(times, (17, 13), 0.0, 0, tokens=50).run()
+    assert played.ms_per_token() == pytest.approx(
+        model.plain_pipeline(times, (17, 13)).ms_per_token, rel=0.06
+    )

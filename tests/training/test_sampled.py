@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ class Head(torch.nn.Module):
         super().__init__()
         self.lm_head = torch.zeros(len(probabilities), 3)
         self._logits = probabilities.log()
+        self.config = SimpleNamespace(target=SimpleNamespace(vocab_size=3))
 
     def forward(self, states, lengths, rows, deeper):
         return self._logits.repeat(len(rows), 1)
@@ -31,10 +34,10 @@ def judged(
 ) -> Sampled:
     rows = torch.arange(ROWS)
     nothing = torch.zeros(ROWS, 1)
-    # With a unit matrix for an LM head, the final state is the logits.
+    # With a unit matrix for an LM head, the final state is the logits; it may be padded.
     batch = Batch(nothing, (ROWS,), rows, rows, rows, nothing, nothing, P.log().repeat(ROWS, 1))
     vocabulary = DraftVocabulary(token_ids, 3)
-    return judge_sampled(Head(q), [batch], vocabulary, torch.eye(3), temperature)
+    return judge_sampled(Head(q), [batch], vocabulary, torch.eye(4, 3), temperature)
 
 
 def expected(p: torch.Tensor, q: torch.Tensor) -> float:

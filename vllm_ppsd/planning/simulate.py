@@ -79,7 +79,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now = 0.0
-        self._way_back = WayBack(profile, partition, self._after)
+        self._way_back = WayBack(profile if drafts else None, partition, self._after)
         self._pace = Pace(profile.contention, lambda: self._now, self._after)
         self._spans: list[Span] = []
         self._outcomes: list[list[TracedLane]] = []

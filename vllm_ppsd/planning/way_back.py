@@ -14,20 +14,21 @@ class WayBack:
 
     Args:
         profile: its head says which stages are read; states travel as long as a verdict does.
+            None where nothing is drafted.
         partition: decoder layers per stage.
         after: calls an action after a delay in ms.
     """
 
     def __init__(
         self,
-        profile: Profile,
+        profile: Profile | None,
         partition: Sequence[int],
         after: Callable[[float, Callable[[], None]], None],
     ) -> None:
-        deeper = profile.head.deeper_layers if profile.head else []
+        deeper = profile.head.deeper_layers if profile and profile.head else []
         self._stages = [s for s, end in enumerate(accumulate(partition)) if end in deeper]
         self._book: DiagonalBook[bool] = DiagonalBook(self._stages or [1])
-        self._delay, self._after = profile.verdict, after
+        self._delay, self._after = profile.verdict if profile else 0.0, after
         self._held: tuple[list[Lane], Callable[[], None]] | None = None
 
     def enter(self, lanes: Sequence[Lane]) -> None:

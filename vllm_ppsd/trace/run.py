@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.offline import engine
@@ -52,7 +52,7 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
     draw(runs, picture)
     console.print(table(runs))
-    console.print(comparison(model, partition, runs[PLAIN], runs[PPSD], drafts=1))
+    console.print(comparison(model, found.config, runs[PLAIN], runs[PPSD], drafts=1))
     console.print(f"{trace_file} (open in ui.perfetto.dev or chrome://tracing), {picture}")
     return 0
 
@@ -68,11 +68,10 @@ def table(runs: dict[str, Trace]) -> Table:
     return made
 
 
-def comparison(
-    model: str, partition: Sequence[int], plain: Trace, drafting: Trace, drafts: int
-) -> str:
+def comparison(model: str, head: ExitHeadConfig, plain: Trace, drafting: Trace, drafts: int) -> str:
     """Return what the cost model and the simulator make of the times in both traces."""
-    profile = derive(model, hardware(), partition, [plain], [drafting])
+    partition = head.two_stages
+    profile = derive(model, hardware(), partition, [plain], [drafting], head)
     alpha = drafting.acceptance
     assert alpha is not None, "nothing was drafted"
     played = Simulation(profile, partition, alpha, drafts, tokens=2000).run()

@@ -61,6 +61,7 @@ def evaluate(
     Raises:
         PPSDConfigError: a head is broken or made for another model, or a prompt
             file is wrong.
+        TrainingError: the temperature is negative, or ``work`` holds other text.
     """
     if temperature < 0:
         raise TrainingError(f"the temperature {temperature} is negative; 0 is greedy text")

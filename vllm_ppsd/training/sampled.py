@@ -12,6 +12,9 @@ from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary
 
+ROWS = 256
+"""Rows that noise is made for at once: it is of the vocabulary's size."""
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -46,21 +49,24 @@ def judge_sampled(
         temperature: above zero.
     """
     head.eval()
+    lm_head = lm_head[: head.config.target.vocab_size].float()
     every = torch.arange(len(lm_head), device=lm_head.device)
     drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=lm_head.device))
     hits = rows = 0
     argmax = 0.0
     for batch in batches:
         assert batch.final is not None
-        target = (batch.final.float() @ lm_head.float().T) / temperature
         drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper).float()
-        # A generator's state for every row: any will do that no two rows share.
-        states = torch.tensor([state(0, rows + i) for i in range(len(target))])
-        noise = exponential_noise(states.to(target.device), every)
-        drawn = choose(target, noise)
-        drafts = drawable[choose(drafting / temperature, noise[:, drawable])]
-        hits += int((drafts == drawn).sum())
-        best = drawable[drafting.argmax(dim=-1)]
-        argmax += target.softmax(dim=-1).gather(1, best[:, None]).sum().item()
-        rows += len(target)
+        for final, logits in zip(batch.final.split(ROWS), drafting.split(ROWS), strict=True):
+            with torch.autocast(final.device.type, enabled=False):
+                target = final.float() @ lm_head.T / temperature
+            # A generator's state for every row: any will do that no two rows share.
+            states = torch.tensor([state(0, rows + i) for i in range(len(target))])
+            noise = exponential_noise(states.to(target.device), every)
+            drawn = choose(target, noise)
+            drafts = drawable[choose(logits / temperature, noise[:, drawable])]
+            hits += int((drafts == drawn).sum())
+            best = drawable[logits.argmax(dim=-1)]
+            argmax += target.softmax(dim=-1).gather(1, best[:, None]).sum().item()
+            rows += len(target)
     return Sampled(hits / rows, argmax / rows, rows)
