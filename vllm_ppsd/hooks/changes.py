@@ -20,6 +20,15 @@ from vllm_ppsd.protocol import steps_in_flight
 TEARDOWN_SECONDS = 15.0
 """What an engine may take to release what it holds once its requests are aborted."""
 
+VLLM_CHUNKS = 10
+"""Messages that vLLM's shared-memory queue holds."""
+
+MESSAGES_PER_STEP = 2
+"""``execute_model`` and ``sample_tokens``."""
+
+SPARE_MESSAGES = 2
+"""Beside those of the steps in flight."""
+
 
 def create_speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineArgs.create_speculative_config``: know the method ``ppsd``."""
@@ -122,6 +131,38 @@ def cpu_init_device(original: Callable[..., Any]) -> Callable[..., Any]:
             original(self)
         finally:
             module.CPUModelRunner = stock
+
+    return replacement
+
+
+def init_executor(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``MultiprocExecutor._init_executor``: room in the workers' queue for all steps in flight.
+
+    Every worker reads the engine's messages when their step comes to it, and the engine
+    writes no message before the last stage has read the one ``VLLM_CHUNKS`` before. With
+    two messages a step that is five steps: fewer than a longer pipeline has in flight. The
+    memory stays the same; a message that is larger than a chunk goes over a socket.
+    """
+
+    def replacement(self: Any) -> None:
+        chunks = MESSAGES_PER_STEP * self.vllm_config.max_concurrent_batches + SPARE_MESSAGES
+        if pipelined_config(self.vllm_config) is None or chunks <= VLLM_CHUNKS:
+            original(self)
+            return
+        import vllm.v1.executor.multiproc_executor as module
+
+        stock = module.MessageQueue
+
+        class Roomy(stock):  # type: ignore[misc, valid-type]
+            def __init__(self, *args: Any, max_chunk_bytes: int, **kwargs: Any) -> None:
+                size = max_chunk_bytes * VLLM_CHUNKS // chunks
+                super().__init__(*args, max_chunk_bytes=size, max_chunks=chunks, **kwargs)
+
+        module.MessageQueue = Roomy
+        try:
+            original(self)
+        finally:
+            module.MessageQueue = stock
 
     return replacement
 

@@ -65,6 +65,14 @@ HOOKS: tuple[Hook, ...] = (
         platform="cpu",
     ),
     Hook(
+        name="queue-room",
+        module="vllm.v1.executor.multiproc_executor",
+        attribute="MultiprocExecutor._init_executor",
+        source_sha256="7d434c1fe3f98605e1b2887e26fb5fd315bddfd81bbe786cbba55270c84fc2d5",
+        wrap=changes.init_executor,
+        why="vLLM's queue to the workers holds five steps; long pipelines have more in flight.",
+    ),
+    Hook(
         name="send-states",
         module="vllm.distributed.parallel_state",
         attribute="GroupCoordinator.isend_tensor_dict",
