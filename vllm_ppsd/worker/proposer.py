@@ -38,6 +38,7 @@ class ProposerStage(SkippingStage):
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
         self._seeds = SeedBook() if config.draft_sampling == "coupled" else None
+        self._quiet: frozenset[str] = frozenset()
         self._feedback: Feedback | None = None
         self._deeper: torch.Tensor | None = None
 
@@ -69,6 +70,7 @@ class ProposerStage(SkippingStage):
             self._head.warm_up(positions, states["hidden_states"], states["residual"], deeper)
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
+        self._quiet = scheduler_output.quiet
         if self._feedback is not None:
             for request_id in scheduler_output.finished_req_ids:
                 self._feedback.forget(request_id)
@@ -173,6 +175,8 @@ class ProposerStage(SkippingStage):
         assert self._sampled is not None
         lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
         prompt = self.lone_prompt()
+        if prompt is not None and prompt.request_id in self._quiet:
+            prompt = None
         rows = [
             row
             for row, lane in enumerate(lanes)

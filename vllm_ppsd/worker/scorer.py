@@ -12,6 +12,7 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import RetirementBook, Verdict
 from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
+from vllm_ppsd.worker.lanes import lanes_of
 from vllm_ppsd.worker.messages import Lines, RowReceiver, RowSender
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage
@@ -43,7 +44,7 @@ class ScorerStage(Stage):
             self._book.forget(request_id)
         if self._seeds is not None:
             self._seeds.update(scheduler_output.seeds, scheduler_output.finished_req_ids)
-        self.enter(scheduler_output)
+        self._lanes = lanes_of(scheduler_output)
         self._stale = {id for id, lane in self._lanes.items() if not self._book.counts(lane)}
         self._skipped = bool(self._lanes) and len(self._stale) == len(self._lanes)
         if self._skipped:

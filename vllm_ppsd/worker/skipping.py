@@ -10,6 +10,7 @@ from vllm.distributed.parallel_state import get_tp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Lane, StaleBook, TickGate
+from vllm_ppsd.worker.lanes import lanes_of
 from vllm_ppsd.worker.messages import Lines, RowReceiver
 from vllm_ppsd.worker.stage import Stage
 from vllm_ppsd.worker.wire import Kind
@@ -35,7 +36,8 @@ class SkippingStage(Stage):
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:
             self._stale_book.forget(request_id)
-        return super().execute(execute, scheduler_output, intermediate)
+        self._lanes = lanes_of(scheduler_output)
+        return execute(scheduler_output, intermediate)
 
     def before_update(self, scheduler_output: Any) -> None:
         for lane in self._lanes.values():

@@ -13,7 +13,6 @@ import torch
 
 from vllm_ppsd.protocol import Lane
 from vllm_ppsd.worker.feedback import FeedbackSender
-from vllm_ppsd.worker.lanes import lanes_of
 
 NO_DRAFT = -1
 """In place of a draft, for a row that does not sample."""
@@ -35,7 +34,6 @@ class Stage:
         self.runner = runner
         self.sends: list[Any] = []
         self._lanes: dict[str, Lane] = {}
-        self._quiet: frozenset[str] = frozenset()
         self._feedback_sender = feedback
         self._sampled: torch.Tensor | None = None
 
@@ -47,13 +45,7 @@ class Stage:
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         """Run one tick; ``execute`` is vLLM's ``execute_model``."""
-        self.enter(scheduler_output)
         return execute(scheduler_output, intermediate)
-
-    def enter(self, scheduler_output: Any) -> None:
-        """Note the tick's lanes, and which of them no draft follows."""
-        self._lanes = lanes_of(scheduler_output)
-        self._quiet = scheduler_output.quiet
 
     def before_update(self, scheduler_output: Any) -> None:
         """Fill in the input tokens that the scheduler does not know."""
@@ -96,17 +88,16 @@ class Stage:
         self._feedback_sender.send(states)
 
     def lone_prompt(self) -> Lane | None:
-        """Return the lane of a prompt that ends in a tick of its own and is drafted behind.
+        """Return the lane of a prompt that ends in a tick of its own, if this tick is one.
 
-        Nobody else, in this tick or another, then waits for its states to come back.
+        Whoever else is in a tick, or waits for the rest of a prompt, does not wait for its
+        states to come back.
         """
         if len(self._lanes) != 1:
             return None
         (lane,) = self._lanes.values()
-        goes_on = self.runner.discard_request_mask.np[0]
-        if lane.length == 1 or goes_on or lane.request_id in self._quiet:
-            return None
-        return lane
+        ends = not self.runner.discard_request_mask.np[0]
+        return lane if lane.length > 1 and ends else None
 
     def after_send(self) -> None:
         """Called when what the layers made is on its way to the next stage."""
