@@ -71,7 +71,7 @@ class Tick:
     drafts: dict[str, int] = field(default_factory=dict)
     quiet: set[str] = field(default_factory=set)
     skipped: bool = False
-    read: dict[str, list[list[tuple[int, ...] | None]]] = field(default_factory=dict)
+    read: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -120,7 +120,7 @@ class Pipeline:
         self.diagonal: DiagonalBook[tuple[int, ...]] = DiagonalBook(lags or (1,))
         self.passing: list[deque[Tick]] = [deque() for _ in lags]
         self.later_kv: list[dict[str, dict[int, int]]] = [{} for _ in lags]
-        self.read = self.read_late = self.read_of_prompts = 0
+        self.read = self.read_late = 0
         self.finished: list[str] = []
         self.hits = self.misses = self.skipped = 0
 
@@ -246,19 +246,15 @@ class Pipeline:
                 self.drafts.propose(lane.request_id, lane.end, drafted)
         self.between.append(tick)
         if self.lags:
+            self._read_diagonals(tick)
             for passing in self.passing:
                 passing.append(tick)
-            self._read_diagonals(tick)
         return True
 
     # Stages that send states back -------------------------------------------
 
     def _read_diagonals(self, tick: Tick) -> None:
-        lanes = [
-            lane
-            for lane in tick.lanes
-            if (lane.length == 1 or self._is_lone_prompt(tick)) and not self.drafts.is_stale(lane)
-        ]
+        lanes = [lane for lane in tick.lanes if not self.drafts.is_stale(lane)]
         for source in range(len(self.lags)):
             while self.waits and self.diagonal.owed(source, lanes):
                 assert self._send_back(source)
@@ -275,32 +271,20 @@ class Pipeline:
             return False
         tick = self.passing[source].popleft()
         states = [self._write(self.later_kv[source], tick, lane) for lane in tick.lanes]
-        if self._is_lone_prompt(tick):
-            (lane,), (whole,) = tick.lanes, states
-            states = [whole[: position + 1] for position in range(lane.position, lane.end)]
         may_skip = tick.skipped and self.rng.random() < 0.8
         self.diagonal.arrive(source, None if may_skip else states)
         return True
 
-    def _is_lone_prompt(self, tick: Tick) -> bool:
-        """Whether all that the tick carries is the end of one prompt."""
-        if len(tick.lanes) != 1:
-            return False
-        (lane,) = tick.lanes
-        return lane.length > 1 and lane.end >= len(self.truth[lane.request_id])
-
     def _check_diagonal(self, tick: Tick, lane: Lane, truth: tuple[int, ...]) -> None:
         """What a lane that counts has read was made from retired tokens only."""
-        for lag, states in zip(self.lags, tick.read.get(lane.request_id, []), strict=False):
-            for position, state in enumerate(states, lane.position):
-                if state is None:
-                    continue
-                self.read += 1
-                self.read_of_prompts += lane.length > 1
-                behind = position + 1 - len(state)
-                assert behind == lag or (not self.waits and behind == lag + 1)
-                assert state == truth[: len(state)]
-                self.read_late += behind > lag
+        for lag, state in zip(self.lags, tick.read.get(lane.request_id, []), strict=False):
+            if state is None:
+                continue
+            self.read += 1
+            behind = lane.position + 1 - len(state)
+            assert behind == lag or (not self.waits and behind == lag + 1)
+            assert state == truth[: len(state)]
+            self.read_late += behind > lag
 
     def _catch_up(self) -> None:
         """Verdicts may be there before they are due, or not."""

@@ -6,7 +6,7 @@ import torch
 
 from vllm_ppsd.training.diagonal import cached_layers, diagonal, disturbed, later
 
-LENGTH = 9
+PROMPT_END, LENGTH = 2, 9
 
 
 def depth(number: int) -> torch.Tensor:
@@ -20,10 +20,10 @@ def test_the_last_stage_needs_no_cache_of_its_own():
 
 
 def test_each_stage_is_one_token_behind_the_one_before():
-    found = diagonal([depth(2), depth(3), depth(4)]).squeeze(-1)
+    found = diagonal([depth(2), depth(3), depth(4)], PROMPT_END).squeeze(-1)
     for token in range(LENGTH):
         expected = [
-            100 * (place + 2) + token - place - 1 if token - place - 1 >= 0 else 0
+            100 * (place + 2) + token - place - 1 if token - place - 1 >= PROMPT_END else 0
             for place in range(3)
         ]
         assert found[token].tolist() == expected
@@ -31,24 +31,24 @@ def test_each_stage_is_one_token_behind_the_one_before():
 
 def test_one_tick_late_is_one_token_further_behind():
     depths = [depth(2), depth(3)]
-    late = diagonal(depths, delay=1)
-    assert torch.equal(late, later(diagonal(depths), [LENGTH]))
+    late = diagonal(depths, PROMPT_END, delay=1)
+    assert torch.equal(late, later(diagonal(depths, PROMPT_END), [LENGTH]))
     assert late.squeeze(-1)[5].tolist() == [203, 302]
 
 
 def test_lateness_does_not_reach_into_the_document_before():
-    one = diagonal([depth(2)])
+    one = diagonal([depth(2)], PROMPT_END)
     both = later(torch.cat([one, one]), [LENGTH, LENGTH])
     assert torch.equal(both, torch.cat([later(one, [LENGTH])] * 2))
 
 
 def test_a_short_document_reads_nothing():
-    assert not diagonal([depth(2)[:1]]).any()
-    assert not diagonal([depth(2)[:1], depth(3)[:1]], delay=1).any()
+    assert not diagonal([depth(2)[: PROMPT_END + 1]], PROMPT_END).any()
+    assert not diagonal([depth(2)[:1], depth(3)[:1]], PROMPT_END, delay=1).any()
 
 
 def test_disturbed_by_chance():
-    one = diagonal([depth(2)])
+    one = diagonal([depth(2)], PROMPT_END)
     many, lengths = one.repeat(200, 1, 1), [LENGTH] * 200
     assert disturbed(many, lengths, 0, 0, seed=1) is many
     found = disturbed(many, lengths, 0.25, 0.5, seed=1)

@@ -152,7 +152,7 @@ class StateSet:
                 found["final"] = tokens_of("final")[rows]
             if self._depths:
                 depths = [tokens_of("states", states) for states in later]
-                found["deeper"] = diagonal([*depths, tokens_of("final")], self._delay)
+                found["deeper"] = diagonal([*depths, tokens_of("final")], int(rows[0]), self._delay)
             for name, tensor in found.items():
                 parts.setdefault(name, []).append(tensor)
             offset += place.length

@@ -2,7 +2,8 @@
 
 When stage 0 has run token t, the second stage has run token t - 1, the third t - 2,
 and so on: the state of token t - i behind stage i + 1 is the deepest there is of it.
-A prompt goes through the pipeline at once; its tokens are read along the same diagonal.
+Prompts go through the pipeline at once, so their tokens have none but the last, whose
+states come with the first token that is written.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ def cached_layers(exit_layer: int, deeper_layers: Sequence[int]) -> list[int]:
     return [exit_layer, *deeper_layers[:-1]]
 
 
-def diagonal(depths: Sequence[torch.Tensor], delay: int = 0) -> torch.Tensor:
+def diagonal(depths: Sequence[torch.Tensor], first: int, delay: int = 0) -> torch.Tensor:
     """Return what the head reads of one document besides its exit states.
 
     Args:
         depths: per later stage, [tokens, hidden], its states.
+        first: the first token whose states are there for those behind it.
         delay: ticks by which they come late.
 
     Returns:
@@ -30,7 +32,7 @@ def diagonal(depths: Sequence[torch.Tensor], delay: int = 0) -> torch.Tensor:
     found = torch.zeros_like(torch.stack(list(depths), dim=1))
     for place, states in enumerate(depths):
         lag = place + 1 + delay
-        found[lag:, place] = states[: max(0, len(states) - lag)]
+        found[first + lag :, place] = states[first : max(first, len(states) - lag)]
     return found
 
 

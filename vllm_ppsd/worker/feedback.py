@@ -1,9 +1,8 @@
 """The way back: later stages send stage 0 the states that a multi-depth head reads.
 
-A message a tick and stage: one row per lane, of the lane's last position, or all rows of a
-prompt that ends in a tick of its own; as soon as the stage's layers are done, on the last
-stage before its LM head. A stage that skips a tick sends an empty one, so that messages can
-be counted.
+A message a tick and stage: one row per lane, of the lane's last position, as soon as the
+stage's layers are done, on the last stage before its LM head. A stage that skips a tick
+sends an empty one, so that messages can be counted.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Feedback:
         """Return what the head reads besides its exit states.
 
         Args:
-            lanes: of the tick that read deeper states, in row order.
+            lanes: of the tick that count as far as is known, in row order.
             tokens: int64 [lanes], where each lane's last token is.
             count: tokens of the tick.
 
@@ -89,12 +88,11 @@ class Feedback:
             while self._receiver.ready():
                 self._receive()
         found = self._zeros(count)
-        for lane, last in zip(lanes, tokens.tolist(), strict=True):
+        for lane, token in zip(lanes, tokens.tolist(), strict=True):
             for source in range(len(self._stages)):
-                states = self._book.read(lane, source, late=not self._waits)
-                for token, state in enumerate(states, last + 1 - lane.length):
-                    if state is not None:
-                        found[token, source] = state
+                state = self._book.read(lane, source, late=not self._waits)
+                if state is not None:
+                    found[token, source] = state
         return found.to(self._device)
 
     def nothing(self, count: int) -> torch.Tensor:

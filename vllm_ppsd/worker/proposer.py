@@ -165,23 +165,12 @@ class ProposerStage(SkippingStage):
         )
 
     def read_deeper(self, count: int) -> None:
-        """Take in what a multi-depth head reads of later stages, for ``count`` tokens.
-
-        Of prompts only one that is alone and drafts reads any: its own tick's, so that the
-        head runs once these have come back.
-        """
+        """Take in what a multi-depth head reads of later stages, for ``count`` tokens."""
         if self._feedback is None:
             return
         assert self._sampled is not None
         lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
-        prompt = self.lone_prompt()
-        if prompt is not None and prompt.request_id in self._quiet:
-            prompt = None
-        rows = [
-            row
-            for row, lane in enumerate(lanes)
-            if (lane.length == 1 or lane == prompt) and not self._stale_book.is_stale(lane)
-        ]
+        rows = [row for row, lane in enumerate(lanes) if not self._stale_book.is_stale(lane)]
         self._deeper = self._feedback.gather(
             [lanes[row] for row in rows], self._sampled[rows], count
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import RetirementBook, Verdict
+from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
 from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.lanes import lanes_of
@@ -28,6 +28,7 @@ class ScorerStage(Stage):
         self._drafts = RowReceiver(lines.receivers[Kind.DRAFTS])
         self._verdicts = RowSender(lines.senders[Kind.VERDICTS])
         self._book = RetirementBook()
+        self._lanes: dict[str, Lane] = {}
         self._stale: set[str] = set()
         self._skipped = False
         self._seeds = SeedBook() if config.draft_sampling == "coupled" else None

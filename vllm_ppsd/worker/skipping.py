@@ -32,6 +32,7 @@ class SkippingStage(Stage):
         self._stale_book = book
         self._gate = TickGate(config.max_drafts, book)
         self._verdicts = RowReceiver(lines.receivers[Kind.VERDICTS])
+        self._lanes: dict[str, Lane] = {}
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
         for request_id in scheduler_output.finished_req_ids:

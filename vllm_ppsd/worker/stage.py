@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from vllm_ppsd.protocol import Lane
 from vllm_ppsd.worker.feedback import FeedbackSender
 
 NO_DRAFT = -1
@@ -33,7 +32,6 @@ class Stage:
     def __init__(self, runner: Any, feedback: FeedbackSender | None = None) -> None:
         self.runner = runner
         self.sends: list[Any] = []
-        self._lanes: dict[str, Lane] = {}
         self._feedback_sender = feedback
         self._sampled: torch.Tensor | None = None
 
@@ -80,24 +78,11 @@ class Stage:
         states = output
         if output is not None:
             assert self._sampled is not None
-            rows: Any = slice(prompt.length) if (prompt := self.lone_prompt()) else self._sampled
             if isinstance(output, torch.Tensor):
-                states = output[rows]
+                states = output[self._sampled]
             else:
-                states = output["hidden_states"][rows] + output["residual"][rows]
+                states = output["hidden_states"][self._sampled] + output["residual"][self._sampled]
         self._feedback_sender.send(states)
-
-    def lone_prompt(self) -> Lane | None:
-        """Return the lane of a prompt that ends in a tick of its own, if this tick is one.
-
-        Whoever else is in a tick, or waits for the rest of a prompt, does not wait for its
-        states to come back.
-        """
-        if len(self._lanes) != 1:
-            return None
-        (lane,) = self._lanes.values()
-        ends = not self.runner.discard_request_mask.np[0]
-        return lane if lane.length > 1 and ends else None
 
     def after_send(self) -> None:
         """Called when what the layers made is on its way to the next stage."""
