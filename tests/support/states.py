@@ -48,7 +48,7 @@ def write_states(
                 "lengths": torch.tensor(lengths, dtype=torch.int32),
                 "rows": torch.tensor(rows, dtype=torch.int32),
                 "next": next_tokens.int(),
-                "final": final,
+                "final": final[rows],
                 "top_ids": top.indices.int(),
                 "top_logprobs": top.values.half(),
             },

@@ -10,8 +10,9 @@ PROMPT_END, LENGTH = 2, 9
 
 
 def depth(number: int) -> torch.Tensor:
-    """States that say whose they are: 100 · depth + token."""
-    return (100 * number + torch.arange(LENGTH)).float()[:, None]
+    """States that say whose they are: 100 · depth + token, from the prompt's last token on."""
+    tokens = torch.arange(PROMPT_END, LENGTH - 1)
+    return (100 * number + tokens).float()[:, None]
 
 
 def test_the_last_stage_needs_no_cache_of_its_own():
@@ -20,7 +21,7 @@ def test_the_last_stage_needs_no_cache_of_its_own():
 
 
 def test_each_stage_is_one_token_behind_the_one_before():
-    found = diagonal([depth(2), depth(3), depth(4)], PROMPT_END).squeeze(-1)
+    found = diagonal([depth(2), depth(3), depth(4)], LENGTH, PROMPT_END).squeeze(-1)
     for token in range(LENGTH):
         expected = [
             100 * (place + 2) + token - place - 1 if token - place - 1 >= PROMPT_END else 0
@@ -31,24 +32,23 @@ def test_each_stage_is_one_token_behind_the_one_before():
 
 def test_one_tick_late_is_one_token_further_behind():
     depths = [depth(2), depth(3)]
-    late = diagonal(depths, PROMPT_END, delay=1)
-    assert torch.equal(late, later(diagonal(depths, PROMPT_END), [LENGTH]))
+    late = diagonal(depths, LENGTH, PROMPT_END, delay=1)
+    assert torch.equal(late, later(diagonal(depths, LENGTH, PROMPT_END), [LENGTH]))
     assert late.squeeze(-1)[5].tolist() == [203, 302]
 
 
 def test_lateness_does_not_reach_into_the_document_before():
-    one = diagonal([depth(2)], PROMPT_END)
+    one = diagonal([depth(2)], LENGTH, PROMPT_END)
     both = later(torch.cat([one, one]), [LENGTH, LENGTH])
     assert torch.equal(both, torch.cat([later(one, [LENGTH])] * 2))
 
 
 def test_a_short_document_reads_nothing():
-    assert not diagonal([depth(2)[: PROMPT_END + 1]], PROMPT_END).any()
-    assert not diagonal([depth(2)[:1], depth(3)[:1]], PROMPT_END, delay=1).any()
+    assert not diagonal([depth(2)[:1]], PROMPT_END + 1, PROMPT_END).any()
 
 
 def test_disturbed_by_chance():
-    one = diagonal([depth(2)], PROMPT_END)
+    one = diagonal([depth(2)], LENGTH, PROMPT_END)
     many, lengths = one.repeat(200, 1, 1), [LENGTH] * 200
     assert disturbed(many, lengths, 0, 0, seed=1) is many
     found = disturbed(many, lengths, 0.25, 0.5, seed=1)

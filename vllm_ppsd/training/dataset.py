@@ -135,13 +135,9 @@ class StateSet:
                 read: torch.Tensor = file.get_slice(name)[place.first_row : place.last_row]
                 return read
 
-            def tokens_of(name: str, file: Any = file, place: Place = place) -> torch.Tensor:
-                read: torch.Tensor = file.get_slice(name)[place.start : place.end]
-                return read
-
             rows = rows_of("rows").long() - place.start
             found = {
-                "states": tokens_of("states", exits),
+                "states": exits.get_slice("states")[place.start : place.end],
                 "rows": rows + offset,
                 "offsets": rows - rows[0],
                 "next": rows_of("next").long(),
@@ -149,10 +145,13 @@ class StateSet:
                 "top_logprobs": rows_of("top_logprobs").float(),
             }
             if final:
-                found["final"] = tokens_of("final")[rows]
+                found["final"] = rows_of("final")
             if self._depths:
-                depths = [tokens_of("states", states) for states in later]
-                found["deeper"] = diagonal([*depths, tokens_of("final")], int(rows[0]), self._delay)
+                answered = slice(place.start + int(rows[0]), place.start + int(rows[-1]) + 1)
+                depths = [states.get_slice("states")[answered] for states in later]
+                found["deeper"] = diagonal(
+                    [*depths, rows_of("final")], place.length, int(rows[0]), self._delay
+                )
             for name, tensor in found.items():
                 parts.setdefault(name, []).append(tensor)
             offset += place.length

@@ -18,21 +18,27 @@ def cached_layers(exit_layer: int, deeper_layers: Sequence[int]) -> list[int]:
     return [exit_layer, *deeper_layers[:-1]]
 
 
-def diagonal(depths: Sequence[torch.Tensor], first: int, delay: int = 0) -> torch.Tensor:
+def diagonal(
+    depths: Sequence[torch.Tensor], length: int, first: int, delay: int = 0
+) -> torch.Tensor:
     """Return what the head reads of one document besides its exit states.
 
     Args:
-        depths: per later stage, [tokens, hidden], its states.
-        first: the first token whose states are there for those behind it.
+        depths: per later stage, [answered, hidden], the states of the tokens from
+            ``first`` on.
+        length: tokens of the document.
+        first: its first token with states: the prompt's last.
         delay: ticks by which they come late.
 
     Returns:
-        [tokens, later stages, hidden]; zero where there is no state.
+        [length, later stages, hidden]; zero where there is no state.
     """
-    found = torch.zeros_like(torch.stack(list(depths), dim=1))
+    found = depths[0].new_zeros(length, len(depths), depths[0].shape[-1])
     for place, states in enumerate(depths):
-        lag = place + 1 + delay
-        found[first + lag :, place] = states[first : max(first, len(states) - lag)]
+        start = first + place + 1 + delay
+        there = min(len(states), length - start)
+        if there > 0:
+            found[start : start + there, place] = states[:there]
     return found
 
 

@@ -5,7 +5,7 @@ Two kinds of safetensors shards, one of each per shard of text. ``states/target`
 - ``tokens`` int32 [tokens], ``lengths`` int32 [documents], documents packed;
 - ``rows`` int32 [rows]: positions whose next token the target wrote;
 - ``next`` int32 [rows]: that token;
-- ``final`` bfloat16 [tokens, hidden]: the LM head's input;
+- ``final`` bfloat16 [rows, hidden]: the LM head's input;
 - ``top_ids`` int32 and ``top_logprobs`` float16 [rows, k]: the target's most
   probable next tokens, best first;
 - metadata ``sources``: each document's source, as JSON.
@@ -52,8 +52,11 @@ def cache_states(
     if not texts:
         raise TrainingError(f"{work / 'text'} holds no text; generate it first")
     made_for = {"model": fingerprint(model_folder(model))}
-    of_target = {"top_k": settings.top_k, "final": "of every token"}
-    kinds = {TARGET: Shards(work / "states" / TARGET, ".safetensors", made_for | of_target)}
+    kinds = {
+        TARGET: Shards(
+            work / "states" / TARGET, ".safetensors", made_for | {"top_k": settings.top_k}
+        )
+    }
     kinds |= {
         name: Shards(work / "states" / name, ".safetensors", made_for)
         for name in map(exit_name, exits)
@@ -98,7 +101,8 @@ def _shard(
         tokens = torch.tensor([t for d in batch for t in d.prompt + d.output], device=device)
         rows = rows_of(batch).to(device)
         found = target.run(tokens, lengths, exits)
-        logprobs = torch.log_softmax((found.final[rows] @ target.lm_head.T).float(), dim=-1)
+        final = found.final[rows]
+        logprobs = torch.log_softmax((final @ target.lm_head.T).float(), dim=-1)
         top = logprobs.topk(settings.top_k)
         kinds = {
             TARGET: {
@@ -106,7 +110,7 @@ def _shard(
                 "lengths": torch.tensor(lengths, dtype=torch.int32),
                 "rows": (rows + offset).int(),
                 "next": tokens[rows + 1].int(),
-                "final": found.final.bfloat16(),
+                "final": final.bfloat16(),
                 "top_ids": top.indices.int(),
                 "top_logprobs": top.values.half(),
             }
@@ -138,4 +142,4 @@ def _bytes(texts: Sequence[Path], hidden: int, exits: int, top_k: int) -> int:
         for document in read_documents(path):
             tokens += document.length
             rows += len(document.output)
-    return tokens * (4 + 2 * hidden * (1 + exits)) + rows * (8 + 6 * top_k)
+    return tokens * (4 + 2 * hidden * exits) + rows * (8 + 2 * hidden + 6 * top_k)
