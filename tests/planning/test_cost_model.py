@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ppsd.exit_head.config import Target
+from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 from vllm_ppsd.exit_head.create import head_config
 from vllm_ppsd.planning import model
 from vllm_ppsd.planning.simulate import Simulation
@@ -132,18 +132,21 @@ def test_drafting_without_the_overlap_gains_less():
     assert model.ppsd(profile(), (17, 13), 0.8, 1).ms_per_token < drafted
 
 
-def reading(times: Profile, layer: int) -> Profile:
-    """The same times, with a head that reads the stage which ends with ``layer``."""
+def lens_head(exit_layer: int, num_layers: int) -> ExitHeadConfig:
+    """A head's config, of a model that is made up."""
     target = Target(
         architecture="LlamaForCausalLM",
-        num_hidden_layers=times.num_layers,
+        num_hidden_layers=num_layers,
         hidden_size=64,
         vocab_size=512,
         fingerprint="sha256:" + 64 * "0",
     )
-    config = head_config(target, exit_layer=1, head_type="lens").model_copy(
-        update={"deeper_layers": [layer]}
-    )
+    return head_config(target, exit_layer=exit_layer, head_type="lens")
+
+
+def reading(times: Profile, layer: int) -> Profile:
+    """The same times, with a head that reads the stage which ends with ``layer``."""
+    config = lens_head(1, times.num_layers).model_copy(update={"deeper_layers": [layer]})
     return times.model_copy(update={"head": config})
 
 

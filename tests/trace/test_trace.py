@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from planning.test_cost_model import profile
+from planning.test_cost_model import lens_head, profile
 
-from vllm_ppsd.exit_head.config import Target
-from vllm_ppsd.exit_head.create import head_config
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
@@ -63,15 +61,7 @@ def test_cost_model_and_simulator_agree_with_the_run_that_they_know_the_times_of
     made = profile()
     plain = Simulation(made, (17, 13), 0.0, 0, tokens=40).run()
     drafting = Simulation(made, (17, 13), 0.7, 1, tokens=800).run()
-    target = Target(
-        architecture="LlamaForCausalLM",
-        num_hidden_layers=30,
-        hidden_size=64,
-        vocab_size=512,
-        fingerprint="sha256:" + 64 * "0",
-    )
-    head = head_config(target, exit_layer=17, head_type="lens")
-    said = comparison("m", head, plain, drafting, drafts=1)
+    said = comparison("m", lens_head(17, 30), plain, drafting, drafts=1)
     errors = [abs(int(error)) for error in re.findall(r"\(([+-]\d+)%\)", said)]
     assert len(errors) == 2
     assert max(errors) <= 3
