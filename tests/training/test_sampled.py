@@ -49,6 +49,7 @@ def expected(p: torch.Tensor, q: torch.Tensor) -> float:
 def test_a_head_that_knows_the_target_draws_what_it_draws():
     found = judged(P)
     assert found.acceptance == 1.0
+    assert found.overlap == pytest.approx(1.0)
     assert found.argmax == pytest.approx(0.5)
     assert found.rows == ROWS
 
@@ -59,10 +60,12 @@ def test_another_distribution_hits_as_often_as_coupled_noise_lets_it(temperature
     p, cold_q = ((x.log() / temperature).softmax(dim=-1) for x in (P, q))
     found = judged(q, temperature=temperature)
     assert found.acceptance == pytest.approx(expected(p, cold_q), abs=0.025)
+    assert found.overlap == pytest.approx(torch.minimum(p, cold_q).sum().item())
     assert found.argmax == pytest.approx(p[2].item())
 
 
 def test_tokens_outside_the_draft_vocabulary_are_misses():
     found = judged(torch.tensor([0.6, 0.4]), torch.tensor([0, 2]))
     assert 0.5 < found.acceptance <= 0.7 + 0.025
+    assert found.overlap == pytest.approx(0.7)
     assert found.argmax == pytest.approx(0.5)

@@ -134,8 +134,8 @@ def evaluation_recipe(
 def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: float = 0.0) -> None:
     """Print one line per head and prompt set."""
     columns = ["head", "exit layer", "prompts", "tokens", "acceptance"]
-    argmax = ["argmax drafts"] if temperature else []
-    table = Table(*columns, *argmax, f"speedup at {stages} stages")
+    sampled = ["overlap", "argmax drafts"] if temperature else []
+    table = Table(*columns, *sampled, f"speedup at {stages} stages")
     for row in rows:
         table.add_row(
             row.head,
@@ -143,7 +143,11 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: floa
             row.prompts,
             str(row.found.rows),
             f"{row.found.acceptance:.3f}",
-            *([f"{row.found.argmax:.3f}"] if isinstance(row.found, Sampled) else []),
+            *(
+                [f"{row.found.overlap:.3f}", f"{row.found.argmax:.3f}"]
+                if isinstance(row.found, Sampled)
+                else []
+            ),
             f"{ideal_speedup(stages, row.found.acceptance):.2f}",
             end_section=row.prompts == OVERALL,
         )

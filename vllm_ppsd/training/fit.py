@@ -21,7 +21,7 @@ from vllm_ppsd.training.dataset import Batch, StateSet
 from vllm_ppsd.training.diagonal import disturbed
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
+from vllm_ppsd.training.loss import DraftVocabulary, Weights, distillation_loss
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation
 from vllm_ppsd.training.validation import Validation, validate
@@ -68,6 +68,12 @@ class Fit:
         self._states, self._vocabulary, self._settings = states, vocabulary, settings
         self._folder, self._accelerator, self._stages = folder, accelerator, stages
         self._training, self._held_out = states.split(settings.validation_documents, settings.seed)
+        self._weights = Weights(
+            settings.kl_weight,
+            settings.ce_weight,
+            settings.overlap_weight,
+            settings.overlap_temperatures,
+        )
         self._steps = self._count_steps()
         optimiser = torch.optim.AdamW(
             _groups(head, settings), lr=settings.learning_rate, betas=(0.9, 0.95)
@@ -116,9 +122,7 @@ class Fit:
         settings = self._settings
         with self._accelerator.autocast():
             logits = self._head(batch.states, batch.lengths, batch.rows, self._deeper(batch))
-        loss = distillation_loss(
-            logits, batch, self._vocabulary, settings.kl_weight, settings.ce_weight
-        )
+        loss = distillation_loss(logits, batch, self._vocabulary, self._weights)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self._at.step}; lower the learning rate"
@@ -189,13 +193,7 @@ class Fit:
             self._states.batch(places).to(device)
             for places in pack(self._held_out, self._settings.batch_tokens)
         )
-        return validate(
-            self._bare,
-            batches,
-            self._vocabulary,
-            self._settings.kl_weight,
-            self._settings.ce_weight,
-        )
+        return validate(self._bare, batches, self._vocabulary, self._weights)
 
     def _validate(self) -> None:
         """Validate, log, and keep the weights if they are the best so far."""

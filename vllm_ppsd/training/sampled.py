@@ -23,12 +23,16 @@ class Sampled:
     Attributes:
         acceptance: share of rows where head and target, drawing with the same noise, draw
             the same token: of ``draft_sampling: coupled``.
+        overlap: mean probability that the two distributions have in common, ``Σ min(p, q)``:
+            no way of drawing drafts hits more often, rejection sampling (Leviathan, Kalman
+            and Matias, arXiv 2211.17192, theorem 3.5) as often.
         argmax: mean probability with which the target draws the head's most probable
             token: of ``draft_sampling: greedy``.
         rows: how many drafts were judged.
     """
 
     acceptance: float
+    overlap: float
     argmax: float
     rows: int
 
@@ -53,7 +57,7 @@ def judge_sampled(
     every = torch.arange(len(lm_head), device=lm_head.device)
     drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=lm_head.device))
     hits = rows = 0
-    argmax = 0.0
+    overlap = argmax = 0.0
     for batch in batches:
         assert batch.final is not None
         drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper).float()
@@ -66,7 +70,8 @@ def judge_sampled(
             drawn = choose(target, noise)
             drafts = drawable[choose(logits / temperature, noise[:, drawable])]
             hits += int((drafts == drawn).sum())
-            best = drawable[logits.argmax(dim=-1)]
-            argmax += target.softmax(dim=-1).gather(1, best[:, None]).sum().item()
+            p = target.softmax(dim=-1)[:, drawable]
+            overlap += torch.minimum(p, (logits / temperature).softmax(dim=-1)).sum().item()
+            argmax += p.gather(1, logits.argmax(dim=-1)[:, None]).sum().item()
             rows += len(target)
-    return Sampled(hits / rows, argmax / rows, rows)
+    return Sampled(hits / rows, overlap / rows, argmax / rows, rows)

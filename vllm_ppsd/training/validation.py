@@ -9,7 +9,7 @@ import torch
 
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
+from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, Weights, distillation_loss
 
 POSITIONS = (0, 16, 64, 128)
 """Where the buckets of answer positions begin, in tokens."""
@@ -41,8 +41,7 @@ def validate(
     head: TrainableHead,
     batches: Iterable[Batch],
     vocabulary: DraftVocabulary,
-    kl: float = 1.0,
-    ce: float = 0.0,
+    weights: Weights = DIVERGENCE,
 ) -> Validation:
     """Return the head's acceptance over ``batches``."""
     was_training = head.training
@@ -57,7 +56,7 @@ def validate(
         hits.append((drafts == batch.next).cpu())
         agreements.append((drafts == batch.top_ids[:, 0]).cpu())
         offsets.append(batch.offsets.cpu())
-        loss += distillation_loss(logits, batch, vocabulary, kl, ce).item() * len(batch.rows)
+        loss += distillation_loss(logits, batch, vocabulary, weights).item() * len(batch.rows)
     head.train(was_training)
     hit, offset = torch.cat(hits).float(), torch.cat(offsets)
     return Validation(
