@@ -1,9 +1,9 @@
 """Heads and ways of drafting against each other: acceptance and speed, greedy and sampled.
 
-A pipeline of two for every head, another for the first one's argmax drafts at temperature > 0,
-and for a multi-depth head one that does not wait for deeper states. All are up at once and
-take turns with plain decoding. Sampled requests have a seed, so that every pipeline but the
-one with vLLM's sampler must write the text of plain decoding.
+A pipeline of two for every head; for temperature > 0 another for probabilistic drafts, and for
+the first one's argmax drafts; for a multi-depth head one that does not wait for deeper states.
+All are up at once and take turns with plain decoding. Sampled requests have a seed, so that every
+pipeline with coupled drafts must write the text of plain decoding.
 
     python -m benchmarks.drafting MODEL --heads FOLDER FOLDER --prompts FOLDER
 """
@@ -26,6 +26,9 @@ from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.training.prompts import chat_tokens
 
 TEMPERATURES = (0.0, 1.0)
+ARGMAX, REJECTION = ", argmax drafts", ", rejection"
+OTHER_TEXTS = (ARGMAX, REJECTION)
+"""Ends of the names of pipelines that write other sampled texts."""
 
 
 def main() -> None:
@@ -43,7 +46,8 @@ def variants(heads: Sequence[str], model: str) -> dict[str, dict[str, Any]]:
         name, options = head.path.name, {"method": "ppsd", "model": str(head.path)}
         found[name] = options
         if named == heads[0]:
-            found[f"{name}, argmax drafts"] = options | {"draft_sampling": "greedy"}
+            found[name + ARGMAX] = options | {"draft_sampling": "greedy"}
+        found[name + REJECTION] = options | {"draft_sampling": "probabilistic"}
         if head.config.deeper_layers:
             found[f"{name}, not waiting"] = options | {"feedback": "arrived"}
     return found
@@ -92,7 +96,7 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
         key: {"drafts": 0, "hits": 0, "times_ms": [], "speedups": [], "identical": 0}
         for key in product(TEMPERATURES, pipelines)
         # At temperature 0 all drafts are argmax drafts.
-        if key[0] or not key[1].endswith("argmax drafts")
+        if key[0] or not key[1].endswith(OTHER_TEXTS)
     }
     turns = list(product(range(given.repeats), enumerate(prompts), TEMPERATURES))
     for turn, (number, prompt), temperature in tqdm(turns, desc="rounds"):
@@ -109,7 +113,7 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
             row["hits"] += run.hits
             row["times_ms"].append(run.ms_per_token)
             row["speedups"].append(base.ms_per_token / run.ms_per_token)
-            if name.endswith("argmax drafts"):
+            if name.endswith(OTHER_TEXTS):
                 row["identical"] = None
             else:
                 row["identical"] += run.tokens == base.tokens

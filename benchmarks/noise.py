@@ -22,6 +22,8 @@ from benchmarks import arguments
 from vllm_ppsd.bench.origin import deliver, footer, origin, said
 from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.noise import exponential_noise, state
+from vllm_ppsd.sampling.proposals import draw_proposals
+from vllm_ppsd.sampling.rejection import RejectionSampler
 from vllm_ppsd.sampling.sampler import CoupledSampler
 
 
@@ -50,17 +52,26 @@ def _steps(count: int, vocabulary: int, drafts: int) -> dict[str, Callable[[], A
     states = [state(7, position) for position in range(count)]
     plain = [SamplingParams()] * count
     nucleus = [SamplingParams(temperature=0.7, top_p=0.9)] * count
-    stock, coupled = TopKTopPSampler(), CoupledSampler(TopKTopPSampler())
+    stock = TopKTopPSampler()
+    coupled, rejecting = CoupledSampler(stock), RejectionSampler(stock)
+    drafted, proposals = draw_proposals(head, plain, states, token_ids, range(count))
 
     def last_stage() -> None:
         coupled.expect(states)
         coupled(logits, {}, None, None)
 
+    def judging() -> None:
+        rejecting.expect(states)
+        rejecting.judge(drafted.tolist(), proposals)
+        rejecting(logits, {}, None, None)
+
     return {
         "stage 0: noise": lambda: exponential_noise(torch.tensor(states), token_ids),
         "stage 0: draw": lambda: draw(head, plain, states, token_ids),
         "stage 0: draw, top-p": lambda: draw(head, nucleus, states, token_ids),
+        "stage 0: draw, told": lambda: draw_proposals(head, plain, states, token_ids, range(count)),
         "last stage: coupled": last_stage,
+        "last stage: rejection": judging,
         "last stage: vLLM's": lambda: stock(logits, {}, None, None),
     }
 

@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     arguments.add_prompts(parser, limit=None, tokens=256)
     parser.add_argument("--temperature", type=float, default=0.0, help="of every request")
     parser.add_argument(
-        "--draft-sampling", choices=("coupled", "greedy"), default="coupled", help="PPSD's"
+        "--draft-sampling",
+        choices=("coupled", "probabilistic", "greedy"),
+        default="coupled",
+        help="PPSD's",
     )
     return parser
 

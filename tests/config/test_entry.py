@@ -229,11 +229,13 @@ def test_how_sampled_drafts_are_made_depends_on_the_place(tiny_llama: Path):
     assert config_of(engine(tiny_llama, speculative_config=ppsd)).draft_sampling == "coupled"
     one = engine(tiny_llama, 1, speculative_config=ppsd).create_engine_config()
     assert one.speculative_config.draft_sampling == "probabilistic"
-    for stages, other in ((2, "probabilistic"), (1, "coupled")):
-        options = ppsd | {"draft_sampling": other}
-        refused(engine(tiny_llama, stages, speculative_config=options), f"{other}' is for")
-    options = ppsd | {"draft_sampling": "greedy"}
-    assert config_of(engine(tiny_llama, speculative_config=options)).draft_sampling == "greedy"
+    options = ppsd | {"draft_sampling": "coupled"}
+    refused(engine(tiny_llama, 1, speculative_config=options), "coupled' is for a pipeline")
+    for how in ("greedy", "probabilistic"):
+        options = ppsd | {"draft_sampling": how}
+        config = config_of(engine(tiny_llama, speculative_config=options))
+        assert config.draft_sampling == how
+        assert config.makes_noise == (how == "probabilistic")
 
 
 def multi_depth_head(model: Path, folder: Path, deeper_layers: list[int]) -> str:

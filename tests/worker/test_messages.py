@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vllm_ppsd.worker.messages import Handover, RowReceiver, RowSender
+from vllm_ppsd.sampling.proposals import Proposals
+from vllm_ppsd.worker.messages import (
+    DraftReceiver,
+    DraftSender,
+    Handover,
+    RowReceiver,
+    RowSender,
+)
 from vllm_ppsd.worker.wire import Kind, Receiver, Sender, WireError
 
 
@@ -19,13 +26,31 @@ class Pair:
 
 
 def test_rows_arrive_in_order():
-    pair = Pair(Kind.DRAFTS)
-    sender = RowSender(pair.senders[Kind.DRAFTS])
-    receiver = RowReceiver(pair.receivers[Kind.DRAFTS])
+    pair = Pair(Kind.VERDICTS)
+    sender = RowSender(pair.senders[Kind.VERDICTS])
+    receiver = RowReceiver(pair.receivers[Kind.VERDICTS])
     ticks = [[1, -1, 2**40], [], [7]]
     for rows in ticks:
         sender.send(rows)
     assert [receiver.wait() for _ in ticks] == ticks
+
+
+def test_drafts_arrive_with_what_they_were_drawn_from():
+    pair = Pair(Kind.DRAFTS)
+    sender = DraftSender(pair.senders[Kind.DRAFTS])
+    receiver = DraftReceiver(pair.receivers[Kind.DRAFTS])
+    told = Proposals(
+        [0, 2], torch.tensor([[5, 49_151], [0, 7]]), torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    )
+    sender.send([5, -1, 0], told)
+    sender.send([9], None)
+    drafts, heard = receiver.wait()
+    assert drafts == [5, -1, 0]
+    assert heard is not None
+    assert heard.rows == told.rows
+    assert torch.equal(heard.token_ids, told.token_ids)
+    assert torch.equal(heard.chances, told.chances)
+    assert receiver.wait() == ([9], None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

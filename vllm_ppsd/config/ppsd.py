@@ -68,7 +68,7 @@ class PPSDConfig(SpeculativeConfig):
     draft_sampling: Literal["greedy", "coupled", "probabilistic"] = "greedy"
     """How drafts for sampled requests are made: ``greedy``, the head's most probable
     token; ``coupled`` (pipelines), with the noise that the last stage samples with;
-    ``probabilistic`` (one device), drawn from the head's distribution."""
+    ``probabilistic``, drawn from the head's distribution, which whoever verifies is told."""
 
     deeper_layers: list[int] = dataclasses.field(default_factory=list)
     """Of a multi-depth head, the ends of the stages whose states it reads."""
@@ -99,11 +99,9 @@ class PPSDConfig(SpeculativeConfig):
                 f"draft_threshold={self.draft_threshold} is for one device (pipeline size 1); in "
                 "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
             )
-        other = "probabilistic" if self.is_pipelined else "coupled"
-        if self.draft_sampling == other:
-            place = "one device" if self.is_pipelined else "a pipeline"
+        if self.draft_sampling == "coupled" and not self.is_pipelined:
             raise PPSDConfigError(
-                f"draft_sampling={other!r} is for {place}; leave it out, or say 'greedy'"
+                "draft_sampling='coupled' is for a pipeline; leave it out, or say 'greedy'"
             )
         tensor_parallel = getattr(self.target_parallel_config, "tensor_parallel_size", 1)
         if self.feedback == "arrived" and tensor_parallel > 1:
@@ -138,6 +136,11 @@ class PPSDConfig(SpeculativeConfig):
     def is_pipelined(self) -> bool:
         """Whether stage 0 drafts while later stages verify; else one device does both."""
         return len(self.layer_partition) > 1
+
+    @property
+    def makes_noise(self) -> bool:
+        """Whether a pipeline samples with its own noise instead of vLLM's."""
+        return self.is_pipelined and self.draft_sampling != "greedy"
 
     def uses_draft_model(self) -> bool:
         """Have vLLM allocate key/value slots for drafts, as it does for draft models."""

@@ -39,9 +39,7 @@ class PPSDScheduler(AsyncScheduler):
         stages = vllm_config.parallel_config.pipeline_parallel_size
         self._admission = Admission(config, stages)
         self._most_drafts: int = config.num_speculative_tokens
-        self._arrivals = (
-            Arrivals(vllm_config.model_config.seed) if config.draft_sampling == "coupled" else None
-        )
+        self._arrivals = Arrivals(vllm_config.model_config.seed) if config.makes_noise else None
         self._drafts: dict[str, int] = {}
         self._step_stats: SpecDecodingStats | None = None
 

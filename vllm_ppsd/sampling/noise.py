@@ -39,12 +39,23 @@ def state(seed: int, position: int) -> int:
     return _signed(found)
 
 
+def second(generator: int) -> int:
+    """Return the state of a second generator for the same token, independent of the first.
+
+    It is the output that stands before token 0's, which no token takes.
+
+    Args:
+        generator: the first one's, of ``state``.
+    """
+    return _signed(mix(generator))
+
+
 def exponential_noise(states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     """Return exponentially distributed noise of mean one.
 
     Args:
         states: int64 [rows], of ``state``.
-        token_ids: int64 [tokens].
+        token_ids: int64 [tokens], or [rows, tokens] where rows want other ones.
 
     Returns:
         float32 [rows, tokens], positive and finite.

@@ -2,9 +2,10 @@
 
 States that the head reads besides its own go back to the first stage (``feedback``).
 Drafts go from the first to the last stage, verdicts back to all before it, a message a tick:
-one int64 per row. A verdict is there as soon as the token is sampled; a draft may follow
-the hidden states that it was made from, which then wait for nothing. Where vLLM's own
-hand-over of states between neighbours is slow (``Handover``), they take the same way.
+one int64 per row, and of probabilistic drafts what they were drawn from. A verdict is there as
+soon as the token is sampled; a draft may follow the hidden states that it was made from, which
+then wait for nothing. Where vLLM's own hand-over of states between neighbours is slow
+(``Handover``), they take the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from vllm.distributed.parallel_state import get_pp_group
 
+from vllm_ppsd.sampling.proposals import Proposals
 from vllm_ppsd.worker.feedback import FeedbackSender
 from vllm_ppsd.worker.wire import Kind, Receiver, Sender, lay
 
@@ -86,6 +88,45 @@ class RowReceiver:
         """Wait for the next tick's message."""
         (rows,) = self._receiver.receive()
         return array("q", rows).tolist()
+
+
+class DraftSender:
+    """Sends drafts to the last stage."""
+
+    def __init__(self, senders: Sequence[Sender]) -> None:
+        self._senders = senders
+
+    def send(self, drafts: Sequence[int], proposals: Proposals | None) -> None:
+        """Send one tick's drafts, in row order, and what sampled rows were drawn from."""
+        parts: list[bytes | memoryview] = [array("q", drafts).tobytes()]
+        if proposals is not None:
+            parts += [
+                array("q", proposals.rows).tobytes(),
+                memoryview(_bytes_of(proposals.token_ids.int().cpu()).numpy()),
+                memoryview(_bytes_of(proposals.chances.cpu()).numpy()),
+            ]
+        for sender in self._senders:
+            sender.send(parts)
+
+
+class DraftReceiver:
+    """Receives them."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def wait(self) -> tuple[list[int], Proposals | None]:
+        """Wait for the next tick's message."""
+        drafts, *drawn = self._receiver.receive()
+        proposals = None
+        if drawn:
+            rows = array("q", drawn[0]).tolist()
+            token_ids, chances = (
+                torch.frombuffer(bytearray(data), dtype=dtype).view(len(rows), -1)
+                for data, dtype in zip(drawn[1:], (torch.int32, torch.float32), strict=True)
+            )
+            proposals = Proposals(rows, token_ids.long(), chances)
+        return array("q", drafts).tolist(), proposals
 
 
 class Handover:

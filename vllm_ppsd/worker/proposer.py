@@ -17,9 +17,10 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
 from vllm_ppsd.protocol import DraftBook, Lane
 from vllm_ppsd.sampling.drafts import draw, is_greedy
+from vllm_ppsd.sampling.proposals import Proposals, draw_proposals
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.feedback import Feedback
-from vllm_ppsd.worker.messages import Lines, RowSender
+from vllm_ppsd.worker.messages import DraftSender, Lines
 from vllm_ppsd.worker.skipping import SkippingStage
 from vllm_ppsd.worker.stage import NO_DRAFT
 from vllm_ppsd.worker.synthetic import RecordedDrafts
@@ -33,11 +34,12 @@ class ProposerStage(SkippingStage):
         self._draft_book = DraftBook()
         super().__init__(runner, config, lines, self._draft_book)
         self._lines = lines
-        self._drafts = RowSender(lines.senders[Kind.DRAFTS])
+        self._drafts = DraftSender(lines.senders[Kind.DRAFTS])
         self._draft: Callable[[], list[int]] | None = None
         self._head: ExitHead | None = None
         self._recorded: RecordedDrafts | None = None
-        self._seeds = SeedBook() if config.draft_sampling == "coupled" else None
+        self._seeds = SeedBook() if config.makes_noise else None
+        self._proposals: Proposals | None = None
         self._quiet: frozenset[str] = frozenset()
         self._feedback: Feedback | None = None
         self._deeper: torch.Tensor | None = None
@@ -101,8 +103,9 @@ class ProposerStage(SkippingStage):
     def after_send(self) -> None:
         """Draft only now: the next stage needs no draft to begin."""
         if self._draft is not None:
-            self._drafts.send(self._draft())
-            self._draft = None
+            drafts = self._draft()
+            self._drafts.send(drafts, self._proposals)
+            self._draft = self._proposals = None
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:
         if self._recorded is not None:
@@ -134,6 +137,8 @@ class ProposerStage(SkippingStage):
             end = self._lanes[request_id].end
             if self._recorded is not None:
                 draft = self._recorded.draft(self.runner.requests[request_id], end)
+                # It was not drawn from what the head says.
+                self._proposals = None
             self._draft_book.propose(request_id, end, draft)
             drafts[row] = draft
         return drafts
@@ -176,7 +181,7 @@ class ProposerStage(SkippingStage):
         )
 
     def _drawn(self, rows: list[int], drafts: list[int], logits: torch.Tensor) -> list[int]:
-        """Return ``drafts``, drawn as the last stage will draw where it will not be greedy."""
+        """Return ``drafts``, drawn where the last stage will not be greedy."""
         if self._seeds is None:
             return drafts
         assert self._head is not None
@@ -185,12 +190,16 @@ class ProposerStage(SkippingStage):
         drawn = [i for i, sampling in enumerate(samplings) if not is_greedy(sampling)]
         if not drawn:
             return drafts
-        chosen = draw(
+        sampled = (
             logits[drawn],
             [samplings[i] for i in drawn],
             [self._seeds.state(ids[i], self._lanes[ids[i]].end) for i in drawn],
             self._token_ids,
         )
+        if self._config.draft_sampling == "probabilistic":
+            chosen, self._proposals = draw_proposals(*sampled, [rows[i] for i in drawn])
+        else:
+            chosen = draw(*sampled)
         for i, token in zip(drawn, chosen.tolist(), strict=True):
             drafts[i] = token
         return drafts

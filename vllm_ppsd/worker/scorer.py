@@ -10,10 +10,11 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Lane, RetirementBook, Verdict
+from vllm_ppsd.sampling.rejection import RejectionSampler
 from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.lanes import lanes_of
-from vllm_ppsd.worker.messages import Lines, RowReceiver, RowSender
+from vllm_ppsd.worker.messages import DraftReceiver, Lines, RowSender
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 from vllm_ppsd.worker.stage import NO_DRAFT, Stage
 from vllm_ppsd.worker.wire import Kind
@@ -25,19 +26,21 @@ class ScorerStage(Stage):
     def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
         super().__init__(runner, lines.feedback_sender())
         self._speculates = config.max_drafts > 0
-        self._drafts = RowReceiver(lines.receivers[Kind.DRAFTS])
+        self._drafts = DraftReceiver(lines.receivers[Kind.DRAFTS])
         self._verdicts = RowSender(lines.senders[Kind.VERDICTS])
         self._book = RetirementBook()
         self._lanes: dict[str, Lane] = {}
         self._stale: set[str] = set()
         self._skipped = False
-        self._seeds = SeedBook() if config.draft_sampling == "coupled" else None
+        self._seeds = SeedBook() if config.makes_noise else None
+        self._rejects = config.draft_sampling == "probabilistic" and self._speculates
         self._sampler: CoupledSampler | None = None
 
     def load(self) -> None:
         if self._seeds is not None:
             sampler = self.runner.sampler
-            self._sampler = CoupledSampler(sampler.topk_topp_sampler)
+            make = RejectionSampler if self._rejects else CoupledSampler
+            self._sampler = make(sampler.topk_topp_sampler)
             sampler.topk_topp_sampler = self._sampler
 
     def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
@@ -83,9 +86,13 @@ class ScorerStage(Stage):
         if self.runner.execute_model_state is None:
             return sample(grammar_output)
         self._couple()
+        # Who rejects must know the draft; otherwise the token does not wait for it.
+        drafts = self._hear() if self._rejects else None
         with self._generators_of_discarded_rows_parked():
             output = sample(grammar_output)
-        return PPSDModelRunnerOutput.of(output, self._retire(output))
+        if drafts is None:
+            drafts = self._hear()
+        return PPSDModelRunnerOutput.of(output, self._retire(output, drafts))
 
     def _couple(self) -> None:
         """Say what noise every row is sampled with."""
@@ -94,10 +101,18 @@ class ScorerStage(Stage):
         lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
         self._sampler.expect([self._seeds.state(lane.request_id, lane.end) for lane in lanes])
 
-    def _retire(self, output: Any) -> dict[str, int]:
+    def _hear(self) -> list[int]:
+        """Wait for this tick's drafts; say what they were drawn from where that is judged."""
+        if not self._speculates:
+            return [NO_DRAFT] * len(self._lanes)
+        drafts, proposals = self._drafts.wait()
+        if isinstance(self._sampler, RejectionSampler):
+            self._sampler.judge(drafts, proposals)
+        return drafts
+
+    def _retire(self, output: Any, drafts: list[int]) -> dict[str, int]:
         """Record every retired token; return the drafts they are compared with."""
         compared: dict[str, int] = {}
-        drafts = self._drafts.wait() if self._speculates else [NO_DRAFT] * len(output.req_ids)
         verdicts = [Verdict.NONE] * len(output.req_ids)
         for row, request_id in enumerate(output.req_ids):
             sampled = output.sampled_token_ids[row]
