@@ -116,9 +116,9 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _head(arguments: argparse.Namespace, name: str) -> Path:
-    """Return a variant's folder; those of other pipelines lie elsewhere."""
+    """Return a variant's folder; its name, which the run takes too, tells the pipelines apart."""
     stages = "-".join(map(str, (arguments.exit_layer, *arguments.deeper_layers)))
-    return Path(arguments.output) / stages / name.replace(" ", "-").replace(",", "")
+    return Path(arguments.output) / f"{stages}-{name.replace(' ', '-').replace(',', '')}"
 
 
 def _command(arguments: argparse.Namespace) -> str:

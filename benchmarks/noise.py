@@ -62,7 +62,7 @@ def _steps(count: int, vocabulary: int, drafts: int) -> dict[str, Callable[[], A
 
     def judging() -> None:
         rejecting.expect(states)
-        rejecting.judge(drafted.tolist(), proposals)
+        rejecting.tell(drafted.tolist(), proposals)
         rejecting(logits, {}, None, None)
 
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import engine as e
-from support.mixes import VOCABULARY, Asked, Got, drive, random_mix
+from support.mixes import VOCABULARY, Asked, Got, check, drive, random_mix, stay
 from vllm.sampling_params import RequestOutputKind
 
 from vllm_ppsd.worker.synthetic import write_record
@@ -108,19 +108,5 @@ def plain_traps(plain) -> tuple[list[tuple[Asked, Asked]], dict[str, Got]]:
     return traps, expected
 
 
-def stay(mix: Sequence[Asked]) -> list[Asked]:
-    """Return the mix with nobody leaving."""
-    return [replace(asked, leaves=None) for asked in mix]
-
-
 def recorded(mixes: Sequence[Sequence[Asked]], expected: dict[str, Got]):
     return [(a.prompt, expected[a.name].tokens[0]) for mix in mixes for a in mix]
-
-
-def check(mix: Sequence[Asked], got: dict[str, Got], expected: dict[str, Got]) -> None:
-    for asked in mix:
-        here, there = got[asked.name], expected[asked.name]
-        assert here.finished or asked.leaves is not None
-        for tokens, wanted in zip(here.tokens, there.tokens, strict=bool(here.tokens)):
-            ended = here.finished or len(tokens) == len(wanted)
-            assert tokens == (wanted if ended else wanted[: len(tokens)]), asked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -95,6 +95,21 @@ def drive(llm: Any, mix: Sequence[Asked]) -> dict[str, Got]:
         name: Got(tuple(tuple(tokens) for tokens in found), name in finished)
         for name, found in seen.items()
     }
+
+
+def stay(mix: Sequence[Asked]) -> list[Asked]:
+    """Return the mix with nobody leaving."""
+    return [replace(asked, leaves=None) for asked in mix]
+
+
+def check(mix: Sequence[Asked], got: dict[str, Got], expected: dict[str, Got]) -> None:
+    """Assert that what came of every request of the mix is what is expected of it."""
+    for asked in mix:
+        here, there = got[asked.name], expected[asked.name]
+        assert here.finished or asked.leaves is not None
+        for tokens, wanted in zip(here.tokens, there.tokens, strict=bool(here.tokens)):
+            ended = here.finished or len(tokens) == len(wanted)
+            assert tokens == (wanted if ended else wanted[: len(tokens)]), asked
 
 
 def _asked(

@@ -16,7 +16,7 @@ class PPSDSchedulerOutput(SchedulerOutput):
     Attributes:
         quiet: ids of requests that will not be sent on before this tick's result is
             back; a draft behind their lanes would be for nothing.
-        seeds: of the requests that are new, with coupled sampling.
+        seeds: of the requests that are new, unless vLLM's sampler draws.
     """
 
     quiet: frozenset[str] = field(default_factory=frozenset)

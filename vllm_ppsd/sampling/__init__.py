@@ -1,1 +1,1 @@
-"""Coupled sampling: stage 0 draws its draft with the noise that the last stage draws with."""
+"""Sampled requests: noise that both ends of a pipeline can make, and drafts that are drawn."""

@@ -24,7 +24,7 @@ class RejectionSampler(CoupledSampler):
     _drafts: Sequence[int] = ()
     _proposals: Proposals | None = None
 
-    def judge(self, drafts: Sequence[int], proposals: Proposals | None) -> None:
+    def tell(self, drafts: Sequence[int], proposals: Proposals | None) -> None:
         """Say the drafts of the next call's rows, and what they were drawn from."""
         self._drafts, self._proposals = drafts, proposals
 
@@ -42,9 +42,11 @@ class RejectionSampler(CoupledSampler):
         # The number behind the last token's is uniform once it is no longer exponential.
         behind = torch.tensor([probabilities.shape[-1]], device=device)
         uniform = torch.exp(-exponential_noise(states[rows], behind)[:, 0])
+        kept = uniform * of_head <= of_target
         above = probabilities[rows].scatter_add(1, token_ids, -chances).clamp_(min=0)
-        kept = (uniform * of_head <= of_target) | (above.sum(dim=1) == 0)
-        probabilities[rows] = above
+        # Rounding may leave nothing of it, where the two distributions are the same.
+        some = above.sum(dim=1, keepdim=True) > 0
+        probabilities[rows] = torch.where(some, above, probabilities[rows])
         drawn = super().choose(probabilities, noise, states)
         drawn[rows] = torch.where(kept, drafts[:, 0], drawn[rows])
         return drawn

@@ -80,7 +80,7 @@ def distillation_loss(
     The divergence is over the target's top-k tokens that the head can draft, up to
     the target's entropy, which is constant: ``-Σ p log q``. A token outside the draft
     vocabulary adds nothing, so rows the head cannot get right weigh less. What is not
-    common is what drafts at that temperature must miss (total variation; see
+    common is what drafts that are drawn at that temperature must miss (total variation; see
     ``vllm_ppsd.training.sampled``), down to the argmax near temperature 0; it gives no
     direction to a head that is far off, so it is for a second round.
 

@@ -24,8 +24,10 @@ class Sampled:
         acceptance: share of rows where head and target, drawing with the same noise, draw
             the same token: of ``draft_sampling: coupled``.
         overlap: mean probability that the two distributions have in common, ``Σ min(p, q)``:
-            no way of drawing drafts hits more often, rejection sampling (Leviathan, Kalman
-            and Matias, arXiv 2211.17192, theorem 3.5) as often.
+            of drafts drawn from the head's distribution no more can hit, and with rejection
+            sampling so many do (Leviathan, Kalman and Matias, arXiv 2211.17192, theorem
+            3.5): of ``draft_sampling: probabilistic``, but for the few that its short
+            messages cost.
         argmax: mean probability with which the target draws the head's most probable
             token: of ``draft_sampling: greedy``.
         rows: how many drafts were judged.

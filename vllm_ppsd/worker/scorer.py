@@ -102,12 +102,12 @@ class ScorerStage(Stage):
         self._sampler.expect([self._seeds.state(lane.request_id, lane.end) for lane in lanes])
 
     def _hear(self) -> list[int]:
-        """Wait for this tick's drafts; say what they were drawn from where that is judged."""
+        """Wait for this tick's drafts, and tell the sampler where it judges them."""
         if not self._speculates:
             return [NO_DRAFT] * len(self._lanes)
         drafts, proposals = self._drafts.wait()
         if isinstance(self._sampler, RejectionSampler):
-            self._sampler.judge(drafts, proposals)
+            self._sampler.tell(drafts, proposals)
         return drafts
 
     def _retire(self, output: Any, drafts: list[int]) -> dict[str, int]:
