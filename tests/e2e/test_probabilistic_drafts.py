@@ -65,7 +65,7 @@ def test_greedy_requests_beside_sampled_ones_are_those_of_plain_decoding(tiny_ll
     rng = random.Random(0)
     heads = [rng.choices(VOCABULARY, k=length) for length in (40, 100, 160)]
     mixes = [stay(random_mix(seed, 20, heads)) for seed in range(2)]
-    options: dict[str, Any] = {"dtype": "float32", "block_size": 32, "num_gpu_blocks_override": 11}
+    options: dict[str, Any] = {"dtype": "float32", "block_size": 32, "num_gpu_blocks_override": 9}
     options |= {"scheduling_policy": "priority"}
     greedy = [[one for one in mix if not one.sampling.temperature] for mix in mixes]
     with e.engine(tiny_llama, ppsd=e.PLAIN, **options) as plain:
