@@ -33,17 +33,26 @@ LOG_EVERY = 20
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in the last checkpoint."""
+    """Where a run stands; kept in the last checkpoint.
+
+    Attributes:
+        score: of the best weights so far, see ``Fit``.
+        best: their acceptance.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    score: float = -math.inf
     best: float = 0.0
     loss: list[float] = field(default_factory=list)
 
 
 class Fit:
     """One training run over the documents of a ``StateSet``.
+
+    The weights that are kept are those of the highest acceptance on held-out text; where the
+    overlap is trained for, those of the least loss, which is then the rate of drafts missed.
 
     Args:
         head: with its starting weights.
@@ -202,8 +211,9 @@ class Fit:
             self._bare.load_state_dict(self._average)
         found = self._validation()
         self._log({"validation": asdict(found)})
-        if found.acceptance >= self._at.best:
-            self._at.best = found.acceptance
+        score = -found.loss if self._settings.overlap_weight else found.acceptance
+        if score >= self._at.score:
+            self._at.score, self._at.best = score, found.acceptance
             weights = {name: tensor.cpu() for name, tensor in self._bare.state_dict().items()}
             self._write(BEST, weights)
         self._bare.load_state_dict(current)
