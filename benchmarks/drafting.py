@@ -101,22 +101,23 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
     turns = list(product(range(given.repeats), enumerate(prompts), TEMPERATURES))
     for turn, (number, prompt), temperature in tqdm(turns, desc="rounds"):
         seed = 1000 * turn + number
-        base = None
-        for name, llm in pipelines.items():
-            row = rows.get((temperature, name))
-            if row is None:
-                continue
+        # Nobody comes first always.
+        names = [name for name in pipelines if (temperature, name) in rows]
+        first_now = (turn + number) % len(names)
+        runs = {}
+        for name in names[first_now:] + names[:first_now]:
             engines.settle()
-            run = engines.generate(llm, prompt, given.tokens, temperature, seed)
-            base = base or run
+            runs[name] = engines.generate(pipelines[name], prompt, given.tokens, temperature, seed)
+        for name, run in runs.items():
+            row = rows[temperature, name]
             row["drafts"] += run.drafts
             row["hits"] += run.hits
             row["times_ms"].append(run.ms_per_token)
-            row["speedups"].append(base.ms_per_token / run.ms_per_token)
+            row["speedups"].append(runs["plain"].ms_per_token / run.ms_per_token)
             if name.endswith(OTHER_TEXTS):
                 row["identical"] = None
             else:
-                row["identical"] += run.tokens == base.tokens
+                row["identical"] += run.tokens == runs["plain"].tokens
     return [
         {"temperature": temperature, "name": name} | row
         for (temperature, name), row in rows.items()
