@@ -79,7 +79,12 @@ def choose(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 [rows].
     """
-    return logits.softmax(dim=-1, dtype=torch.float32).div_(noise).argmax(dim=-1)
+    return pick(logits.softmax(dim=-1, dtype=torch.float32), noise)
+
+
+def pick(probabilities: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Sample from ``probabilities``, which are changed and need not add up to 1; as ``choose``."""
+    return probabilities.div_(noise).argmax(dim=-1)
 
 
 def _shift_right(bits: torch.Tensor, by: int) -> torch.Tensor:

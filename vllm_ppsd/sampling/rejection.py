@@ -37,16 +37,17 @@ class RejectionSampler(CoupledSampler):
         device, rows = probabilities.device, proposals.rows
         token_ids, chances = proposals.token_ids.to(device), proposals.chances.to(device)
         drafts = torch.tensor([self._drafts[row] for row in rows], device=device)[:, None]
-        of_target = probabilities[rows].gather(1, drafts)[:, 0]
+        judged = probabilities[rows]
+        of_target = judged.gather(1, drafts)[:, 0]
         of_head = (chances * (token_ids == drafts)).sum(dim=1)
         # The number behind the last token's is uniform once it is no longer exponential.
         behind = torch.tensor([probabilities.shape[-1]], device=device)
         uniform = torch.exp(-exponential_noise(states[rows], behind)[:, 0])
         kept = uniform * of_head <= of_target
-        above = probabilities[rows].scatter_add(1, token_ids, -chances).clamp_(min=0)
+        above = judged.scatter_add(1, token_ids, -chances).clamp_(min=0)
         # Rounding may leave nothing of it, where the two distributions are the same.
         some = above.sum(dim=1, keepdim=True) > 0
-        probabilities[rows] = torch.where(some, above, probabilities[rows])
+        probabilities[rows] = torch.where(some, above, judged)
         drawn = super().choose(probabilities, noise, states)
         drawn[rows] = torch.where(kept, drafts[:, 0], drawn[rows])
         return drawn

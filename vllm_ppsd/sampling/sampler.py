@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
 
-from vllm_ppsd.sampling.noise import exponential_noise
+from vllm_ppsd.sampling.noise import exponential_noise, pick
 
 
 class CoupledSampler(TopKTopPSampler):
@@ -62,4 +62,4 @@ class CoupledSampler(TopKTopPSampler):
             noise: of that shape, of ``exponential_noise``.
             states: int64 [rows], the generators that made it.
         """
-        return probabilities.div_(noise).argmax(dim=-1)
+        return pick(probabilities, noise)
