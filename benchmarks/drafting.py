@@ -2,8 +2,10 @@
 
 A pipeline of two for every head; for temperature > 0 another for probabilistic drafts, and for
 the first one's argmax drafts; for a multi-depth head one that does not wait for deeper states.
-All are up at once and take turns with plain decoding. Sampled requests have a seed, so that every
-pipeline with coupled drafts must write the text of plain decoding.
+All are up at once and take turns with plain decoding; every repetition starts them anew, in turns
+forwards and backwards, as one process does the same work a few percent slower than another.
+Sampled requests have a seed, so that every pipeline with coupled drafts must write the text of
+plain decoding.
 
     python -m benchmarks.drafting MODEL --heads FOLDER FOLDER --prompts FOLDER
 """
@@ -27,6 +29,8 @@ from vllm_ppsd.training.prompts import chat_tokens
 
 TEMPERATURES = (0.0, 1.0)
 ARGMAX, REJECTION = ", argmax drafts", ", rejection"
+WARM_UP = 8
+"""Tokens of the first answer of every pipeline, which counts for nothing."""
 OTHER_TEXTS = (ARGMAX, REJECTION)
 """Ends of the names of pipelines that write other sampled texts."""
 
@@ -75,38 +79,61 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
 
 def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
     configs = variants(given.heads, given.model)
-    partition = find(given.heads[0], given.model).config.two_stages
-    first = next(iter(configs.values()))
-    pipelines = {
+    plain = next(iter(configs.values())) | {"num_speculative_tokens": 0}
+    configs = {"plain": plain} | configs
+    rows: dict[tuple[float, str], dict[str, Any]] = {
+        key: {"drafts": 0, "hits": 0, "times_ms": [], "speedups": [], "identical": 0}
+        for key in product(TEMPERATURES, configs)
+        # At temperature 0 all drafts are argmax drafts.
+        if key[0] or not key[1].endswith(OTHER_TEXTS)
+    }
+    for repeat in range(given.repeats):
+        pipelines = _start(given, dict(reversed(configs.items())) if repeat % 2 else configs)
+        try:
+            _ask(given, pipelines, repeat, rows)
+        finally:
+            for pipeline in pipelines.values():
+                engines.stop(pipeline)
+    return [
+        {"temperature": temperature, "name": name} | row
+        for (temperature, name), row in rows.items()
+    ]
+
+
+def _start(given: argparse.Namespace, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
         name: engines.start(
             given.model,
             stages=2,
             cores="|".join(given.cores.split(",")),
-            partition=partition,
+            partition=find(given.heads[0], given.model).config.two_stages,
             dtype=given.dtype,
             speculative_config=config,
             **engines.PER_REQUEST,
         )
-        for name, config in ({"plain": first | {"num_speculative_tokens": 0}} | configs).items()
+        for name, config in configs.items()
     }
+
+
+def _ask(
+    given: argparse.Namespace,
+    pipelines: dict[str, Any],
+    repeat: int,
+    rows: dict[tuple[float, str], dict[str, Any]],
+) -> None:
+    """Ask every prompt once at every temperature, and add to the rows what is seen."""
     tokenizer = pipelines["plain"].get_tokenizer()
     asked = first_of_each(given.prompts, given.limit)
     prompts = [chat_tokens(tokenizer, prompt.text) for prompt in asked]
-    rows: dict[tuple[float, str], dict[str, Any]] = {
-        key: {"drafts": 0, "hits": 0, "times_ms": [], "speedups": [], "identical": 0}
-        for key in product(TEMPERATURES, pipelines)
-        # At temperature 0 all drafts are argmax drafts.
-        if key[0] or not key[1].endswith(OTHER_TEXTS)
-    }
-    turns = list(product(range(given.repeats), enumerate(prompts), TEMPERATURES))
-    for turn, (number, prompt), temperature in tqdm(turns, desc="rounds"):
-        seed = 1000 * turn + number
-        # Nobody comes first always.
+    for pipeline in pipelines.values():
+        engines.generate(pipeline, prompts[0], WARM_UP)
+    turns = list(product(enumerate(prompts), TEMPERATURES))
+    for turn, ((number, prompt), temperature) in enumerate(tqdm(turns, desc="rounds")):
         names = [name for name in pipelines if (temperature, name) in rows]
-        first_now = (turn + number) % len(names)
         runs = {}
-        for name in names[first_now:] + names[:first_now]:
+        for name in engines.rotated(names, turn // len(TEMPERATURES) + repeat):
             engines.settle()
+            seed = 1000 * repeat + number
             runs[name] = engines.generate(pipelines[name], prompt, given.tokens, temperature, seed)
         for name, run in runs.items():
             row = rows[temperature, name]
@@ -118,10 +145,6 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
                 row["identical"] = None
             else:
                 row["identical"] += run.tokens == runs["plain"].tokens
-    return [
-        {"temperature": temperature, "name": name} | row
-        for (temperature, name), row in rows.items()
-    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="folder of the model")
     parser.add_argument("--heads", nargs="+", default=["ppsd"], help="exit heads, of one layout")
     arguments.add_prompts(parser, limit=2, tokens=128)
-    parser.add_argument("--repeats", type=int, default=1, help="times each prompt is asked")
+    parser.add_argument("--repeats", type=int, default=2, help="times each prompt is asked")
     parser.add_argument("--dtype", default="auto", help="of all engines")
     return parser
 

@@ -39,33 +39,37 @@ def asked(tmp_path, tiny_llama, monkeypatch):
     prompts = tmp_path / "words.jsonl"
     prompts.write_text('{"prompt": "w5 w6 w7"}\n{"prompt": "w9 w5 w6"}\n')
     monkeypatch.setattr(run, "settle", lambda seconds: None)
-    started = []
+    started, orders = [], []
 
     def call(*words, stop_after=1000):
         left = count(stop_after, -1)
 
-        def start(setting, methods):
+        def start(setting, methods, *, backwards):
+            orders.append(backwards)
             started.append({method: Fake(method, left) for method in methods})
             return started[-1]
 
         monkeypatch.setattr(contenders, "start", start)
         given = ["bench", str(tiny_llama), "--prompts", str(prompts), "--tokens", "8"]
         output = tmp_path / "out"
-        return main([*given, "-o", str(output), *words]), started, output
+        return main([*given, "-o", str(output), *words]), started, orders, output
 
     return call
 
 
 def test_a_stopped_measurement_goes_on(asked, capsys):
-    # Two answers to warm up, then three rounds of two and a half one; eight are asked for.
+    # Two answers to warm up, then three rounds of two and a half one; eight are asked for, four
+    # of each repetition.
     with pytest.raises(KeyboardInterrupt):
         asked("--methods", "ppsd", stop_after=2 + 7)
-    status, started, output = asked("--methods", "ppsd")
+    status, started, orders, output = asked("--methods", "ppsd")
     assert status == 0
-    assert [list(fakes) for fakes in started] == [[Method.PLAIN, Method.PPSD]] * 2
+    assert [list(fakes) for fakes in started] == [[Method.PLAIN, Method.PPSD]] * 3
+    assert orders == [False, False, True], "the second repetition is started backwards"
     assert all(fake.closed for fakes in started for fake in fakes.values())
-    assert [fake.answered for fake in started[0].values()] == [1 + 4, 1 + 3]
-    assert [fake.answered for fake in started[1].values()] == [1 + 5, 1 + 5]
+    assert [fake.answered for fake in started[0].values()] == [1 + 3, 1 + 4], "ppsd's turn first"
+    assert [fake.answered for fake in started[1].values()] == [1 + 1, 1 + 1]
+    assert [fake.answered for fake in started[2].values()] == [1 + 4, 1 + 4]
     lines = (output / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 8
     report = json.loads((output / "bench.json").read_text())
@@ -76,7 +80,7 @@ def test_a_stopped_measurement_goes_on(asked, capsys):
     assert "1.50 (1.50 to 1.50)" in (output / "bench.md").read_text()
     assert (output / "bench.png").exists()
     assert asked("--methods", "ppsd")[0] == 0
-    assert len(started) == 2, "nothing is started where nothing is left to run"
+    assert len(started) == 3, "nothing is started where nothing is left to run"
 
 
 def test_another_measurement_does_not_go_into_the_same_folder(asked, capsys):
@@ -98,6 +102,6 @@ def test_another_measurement_does_not_go_into_the_same_folder(asked, capsys):
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(asked, capsys, words, said):
-    status, started, _ = asked(*words)
+    status, started, *_ = asked(*words)
     assert (status, started) == (2, [])
     assert said in capsys.readouterr().err

@@ -55,7 +55,7 @@ class Engine(Contender):
     """vLLM."""
 
     def __init__(self, setting: Setting, stages: int, speculation: dict[str, Any] | None) -> None:
-        self._counts = speculation is not None and speculation["method"] == "ppsd"
+        counting = speculation is not None and speculation["method"] == "ppsd"
         self._llm = engines.start(
             setting.model,
             stages=stages,
@@ -63,20 +63,15 @@ class Engine(Contender):
             partition=setting.partition if stages > 1 else (),
             speculative_config=speculation,
             max_model_len=setting.max_model_len,
+            **(engines.PER_REQUEST if counting else {}),
         )
 
     def answer(self, prompt: Sequence[int], tokens: int, temperature: float, seed: int) -> Answer:
-        before = self._drafted()
         run = engines.generate(self._llm, prompt, tokens, temperature, seed)
-        after = self._drafted()
-        return Answer(run.tokens, run.ms_per_token, after[0] - before[0], after[1] - before[1])
+        return Answer(run.tokens, run.ms_per_token, run.drafts, run.hits)
 
     def close(self) -> None:
-        self._llm.llm_engine.engine_core.shutdown()
-
-    def _drafted(self) -> tuple[int, int]:
-        # vLLM keeps counters in the process, and only of the engine that started last.
-        return engines.draft_counts(self._llm) if self._counts else (0, 0)
+        engines.stop(self._llm)
 
 
 class Transformers(Contender):
@@ -152,7 +147,6 @@ STARTS: Mapping[Method, Callable[[Setting], Contender]] = {
     Method.SINGLE: lambda setting: Engine(setting, 1, None),
     Method.TRANSFORMERS: lambda setting: Transformers(setting.model, None),
     Method.EARLY_EXIT: lambda setting: Transformers(setting.model, setting.partition[0]),
-    # Last: the counters in this process are those of the engine that started last.
     Method.PPSD: lambda setting: Engine(
         setting, len(setting.partition), {"method": "ppsd", "model": setting.head}
     ),
@@ -160,13 +154,15 @@ STARTS: Mapping[Method, Callable[[Setting], Contender]] = {
 """How to start each contender, in the order in which they are started."""
 
 
-def start(setting: Setting, methods: Sequence[Method]) -> dict[Method, Contender]:
-    """Start contenders; return them in the order of ``methods``."""
+def start(
+    setting: Setting, methods: Sequence[Method], *, backwards: bool
+) -> dict[Method, Contender]:
+    """Start contenders, the last first if ``backwards``; return them as ``methods`` are ordered."""
     started: dict[Method, Contender] = {}
+    order = [method for method in STARTS if method in methods]
     try:
-        for method in STARTS:
-            if method in methods:
-                started[method] = STARTS[method](setting)
+        for method in reversed(order) if backwards else order:
+            started[method] = STARTS[method](setting)
     except BaseException:
         for contender in started.values():
             contender.close()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm import LLM, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from vllm_ppsd.config.cpu_binding import CORES, PARTITION
 from vllm_ppsd.config.environment import environment
+
+T = TypeVar("T")
 
 COMMON: dict[str, Any] = {
     "max_model_len": 2048,
@@ -137,6 +139,17 @@ def draft_counts(llm: LLM) -> tuple[int, int]:
     drafts: Any = values["vllm:spec_decode_num_draft_tokens"]
     hits: Any = values["vllm:spec_decode_num_accepted_tokens"]
     return drafts.value, hits.value
+
+
+def rotated(names: Sequence[T], turn: int) -> list[T]:
+    """Return the names in the order of a turn, so that nobody comes first always."""
+    first = turn % len(names)
+    return [*names[first:], *names[:first]]
+
+
+def stop(llm: LLM) -> None:
+    """End an engine's processes."""
+    llm.llm_engine.engine_core.shutdown()
 
 
 def settle(seconds: float = 2.0) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.bench import contenders
 from vllm_ppsd.bench.contenders import Setting
-from vllm_ppsd.bench.engines import settle
+from vllm_ppsd.bench.engines import rotated, settle
 from vllm_ppsd.bench.methods import Method
 from vllm_ppsd.bench.origin import origin
 from vllm_ppsd.bench.prompts import first_of_each
@@ -46,8 +46,9 @@ def run(
         limit: prompts of each set.
         tokens: output tokens per prompt.
         temperatures: of sampling.
-        repeats: how often each prompt is asked.
-        methods: what takes turns; the plain pipeline always does, and first.
+        repeats: how often each prompt is asked; everything is started anew for each time, in
+            turns forwards and backwards.
+        methods: what takes turns; the plain pipeline always does.
         output: folder to write; runs that it holds are not run again.
         command: what was called, for the report.
 
@@ -82,7 +83,10 @@ def run(
     }
     output.mkdir(parents=True, exist_ok=True)
     runs = Runs(output / "runs.jsonl", shared)
-    order = [Round(*one) for one in product(temperatures, range(repeats), range(len(asked)))]
+    order = [
+        Round(temperature, repeat, prompt)
+        for repeat, temperature, prompt in product(range(repeats), temperatures, range(len(asked)))
+    ]
     missing = runs.missing(order)
     if missing:
         _measure(setting, compared, prompt_ids, tokens, missing, runs)
@@ -111,23 +115,29 @@ def _measure(
     missing: Sequence[Round],
     runs: Runs,
 ) -> None:
-    print(f"starting {', '.join(compared)} (a minute or two each, most of it torch.compile) …")
-    started = contenders.start(setting, compared)
-    try:
-        for contender in started.values():
-            contender.answer(prompts[0], 8, 0.0, 0)
-        with progress("rounds") as bar:
-            for one in bar.track(missing):
-                answers = {}
-                for name, contender in started.items():
-                    settle(1.0)
-                    answers[name] = contender.answer(
-                        prompts[one.prompt], tokens, one.temperature, one.repeat
-                    )
-                runs.add(one, answers)
-    finally:
-        for contender in started.values():
-            contender.close()
+    """Run the missing rounds.
+
+    The same work takes a few percent longer in one process than in another, for as long as
+    they live, so every repetition has processes of its own.
+    """
+    for repeat, rounds in groupby(missing, key=lambda one: one.repeat):
+        print(f"starting {', '.join(compared)} (a minute or two each, most of it torch.compile) …")
+        started = contenders.start(setting, compared, backwards=repeat % 2 == 1)
+        try:
+            for contender in started.values():
+                contender.answer(prompts[0], 8, 0.0, 0)
+            with progress("rounds") as bar:
+                for number, one in enumerate(bar.track(list(rounds))):
+                    answers = {}
+                    for name in rotated(list(started), number):
+                        settle(1.0)
+                        answers[name] = started[name].answer(
+                            prompts[one.prompt], tokens, one.temperature, one.repeat
+                        )
+                    runs.add(one, {name: answers[name] for name in compared})
+        finally:
+            for contender in started.values():
+                contender.close()
 
 
 def _check(
