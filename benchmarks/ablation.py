@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},
+    "a quarter of the steps": {"share": 0.25},
+    f"{MULTI_DEPTH}, a quarter of the steps": {MULTI_DEPTH: True, "share": 0.25},
     "half of the steps": {"share": 0.5},
     f"{MULTI_DEPTH}, half of the steps": {MULTI_DEPTH: True, "share": 0.5},
     "twice the steps": {"share": 2.0},
