@@ -74,15 +74,15 @@ def test_a_killed_run_goes_on_and_ends_the_same(model: str, states: StateSet, tm
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("overlap", [0.0, 1.0])
+@pytest.mark.parametrize("coupled", [0.0, 1.0])
 def test_what_is_kept_is_judged_by_what_is_trained_for(
-    model: str, states: StateSet, tmp_path: Path, overlap: float
+    model: str, states: StateSet, tmp_path: Path, coupled: float
 ):
-    kept = new_run(model, states, tmp_path, overlap_weight=overlap, kl_weight=0.1).run()
+    kept = new_run(model, states, tmp_path, coupled_weight=coupled, kl_weight=0.1).run()
     lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     seen = [line["validation"] for line in lines if "validation" in line]
     assert len(seen) > 2
-    if overlap:
+    if coupled:
         assert kept.loss == min(one["loss"] for one in seen)
     else:
         assert kept.acceptance == max(one["acceptance"] for one in seen)

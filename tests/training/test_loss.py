@@ -67,16 +67,35 @@ def test_a_token_that_cannot_be_drafted_adds_nothing():
 
 def missed(q: list[float], vocabulary: DraftVocabulary, *temperatures: float) -> float:
     batch = batch_of([[2, 0, 1]], [[0.7, 0.2, 0.1]])
-    weights = Weights(0, 0, overlap=1, overlap_temperatures=temperatures)
+    weights = Weights(0, 0, coupled=1, coupled_temperatures=temperatures)
     return float(distillation_loss(torch.tensor([q]).log(), batch, vocabulary, weights))
 
 
-def test_what_head_and_target_do_not_have_in_common_is_missed():
-    everything = DraftVocabulary(None, 3)
-    assert missed([0.2, 0.1, 0.7], everything, 1.0) == pytest.approx(0, abs=1e-6)
-    assert missed([0.5, 0.3, 0.2], everything, 1.0) == pytest.approx(0.5)
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_coupled_drafts_are_missed_as_often_as_the_same_noise_chooses_otherwise(temperature):
+    generator = torch.Generator().manual_seed(0)
+    target, head = torch.randn(2, 50, generator=generator) * 2
+    log_p, log_q = target.log_softmax(dim=0), head.log_softmax(dim=0)
+    order = log_p.argsort(descending=True)
+    batch = batch_of([order.tolist()], [log_p[order].exp().tolist()])
+    weights = Weights(0, 0, coupled=1, coupled_temperatures=(temperature,))
+    reckoned = distillation_loss(log_q[None], batch, DraftVocabulary(None, 50), weights)
+    noise = torch.empty(100_000, 50).exponential_(generator=generator)
+    chosen = [(log / temperature).exp().div(noise).argmax(dim=1) for log in (log_p, log_q)]
+    seen = (chosen[0] != chosen[1]).float().mean()
+    assert float(reckoned) == pytest.approx(float(seen), abs=0.005)
+
+
+def test_what_the_target_leaves_out_counts_as_one_token():
+    # Drafts of the fourth token miss, whatever the noise.
+    everything = DraftVocabulary(None, 4)
+    assert missed([0.35, 0.1, 0.05, 0.5], everything, 1.0) > 0.5
+    assert missed([0.2, 0.1, 0.7, 0.0], everything, 1.0) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_token_that_cannot_be_drafted_is_missed():
     drafted = DraftVocabulary(torch.tensor([0, 2]), 3)
-    assert missed([0.2, 0.8], drafted, 1.0) == pytest.approx(0.1)
+    assert missed([2 / 9, 7 / 9], drafted, 1.0) == pytest.approx(0.1, abs=1e-5)
 
 
 def test_near_temperature_zero_the_argmax_decides():
@@ -84,4 +103,20 @@ def test_near_temperature_zero_the_argmax_decides():
     assert missed([0.3, 0.2, 0.5], everything, 0.05) == pytest.approx(0, abs=1e-3)
     assert missed([0.5, 0.1, 0.4], everything, 0.02) == pytest.approx(1, abs=1e-3)
     both = missed([0.5, 0.1, 0.4], everything, 0.02, 1.0)
-    assert both == pytest.approx((1 + 0.3) / 2, abs=1e-3)
+    alone = missed([0.5, 0.1, 0.4], everything, 1.0)
+    assert both == pytest.approx((1 + alone) / 2, abs=1e-3)
+
+
+def test_the_rate_of_coupled_drafts_can_be_learned():
+    everything = DraftVocabulary(None, 3)
+    batch = batch_of([[2, 0, 1]], [[0.7, 0.2, 0.1]])
+    logits = torch.tensor([[0.0, 0.5, -0.5]], requires_grad=True)
+    weights = Weights(0, 0, coupled=1, coupled_temperatures=(1.0, 0.3))
+    optimiser = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(200):
+        optimiser.zero_grad()
+        loss = distillation_loss(logits, batch, everything, weights)
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.02
+    assert logits.softmax(dim=1)[0].tolist() == pytest.approx([0.2, 0.1, 0.7], abs=0.05)

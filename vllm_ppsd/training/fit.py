@@ -51,8 +51,8 @@ class Progress:
 class Fit:
     """One training run over the documents of a ``StateSet``.
 
-    The weights that are kept are those of the highest acceptance on held-out text; where the
-    overlap is trained for, those of the least loss, which is then the rate of drafts missed.
+    The weights that are kept are those of the highest acceptance on held-out text; where
+    coupled drafts are trained for, those of the least loss, which is then the rate of misses.
 
     Args:
         head: with its starting weights.
@@ -80,8 +80,8 @@ class Fit:
         self._weights = Weights(
             settings.kl_weight,
             settings.ce_weight,
-            settings.overlap_weight,
-            settings.overlap_temperatures,
+            settings.coupled_weight,
+            settings.coupled_temperatures,
         )
         self._steps = self._count_steps()
         optimiser = torch.optim.AdamW(
@@ -211,7 +211,7 @@ class Fit:
             self._bare.load_state_dict(self._average)
         found = self._validation()
         self._log({"validation": asdict(found)})
-        score = -found.loss if self._settings.overlap_weight else found.acceptance
+        score = -found.loss if self._settings.coupled_weight else found.acceptance
         if score >= self._at.score:
             self._at.score, self._at.best = score, found.acceptance
             weights = {name: tensor.cpu() for name, tensor in self._bare.state_dict().items()}

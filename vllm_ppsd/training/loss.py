@@ -1,7 +1,8 @@
-"""What the head is trained on: the target's distribution and its argmax."""
+"""What the head is trained on: the target's distribution, its argmax, its choices by a noise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from vllm_ppsd.training.dataset import Batch
 
 OUTSIDE = -1
 """Draft index of a token that the head cannot draft."""
+
+NEVER = -20.0
+"""Log probability of what does not happen; small enough that it moves nothing."""
 
 
 class DraftVocabulary:
@@ -56,14 +60,14 @@ class Weights:
     Attributes:
         kl: of the divergence from the target's distribution.
         ce: of the cross-entropy on its argmax.
-        overlap: of the probability that head and target do not have in common.
-        overlap_temperatures: the mean over these temperatures is taken of it.
+        coupled: of the rate of coupled drafts missed.
+        coupled_temperatures: the mean over these temperatures is taken of it.
     """
 
     kl: float = 1.0
     ce: float = 0.0
-    overlap: float = 0.0
-    overlap_temperatures: Sequence[float] = (1.0,)
+    coupled: float = 0.0
+    coupled_temperatures: Sequence[float] = (1.0,)
 
 
 DIVERGENCE = Weights()
@@ -75,14 +79,14 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Return the mean over rows of the weighted parts.
 
-    ``kl · KL(target ‖ head) + ce · CE(head, target's argmax) + overlap · (1 - Σ min(p, q))``.
+    ``kl · KL(target ‖ head) + ce · CE(head, target's argmax) + coupled · missed``.
 
     The divergence is over the target's top-k tokens that the head can draft, up to
     the target's entropy, which is constant: ``-Σ p log q``. A token outside the draft
-    vocabulary adds nothing, so rows the head cannot get right weigh less. What is not
-    common is what drafts that are drawn at that temperature must miss (total variation; see
-    ``vllm_ppsd.training.sampled``), down to the argmax near temperature 0; it gives no
-    direction to a head that is far off, so it is for a second round.
+    vocabulary adds nothing, so rows the head cannot get right weigh less. *Missed* is the
+    probability that head and target choose different tokens by the same noise, down to
+    different argmaxes near temperature 0; it gives no direction to a head that is far off, so
+    it is for a second round.
 
     Args:
         logits: [rows, draft vocabulary].
@@ -96,28 +100,47 @@ def distillation_loss(
     soft = -(p * log_q_top).sum(dim=1)
     hard = -log_q_top[:, 0] * known[:, 0]
     loss = weights.kl * soft + weights.ce * hard
-    if weights.overlap:
+    if weights.coupled:
         missed = [
-            _missed(logits.float(), batch.top_logprobs, index, known, temperature)
-            for temperature in weights.overlap_temperatures
+            1 - _coupled_hits(log_q, log_q_top, batch.top_logprobs.float(), known, temperature)
+            for temperature in weights.coupled_temperatures
         ]
-        loss = loss + weights.overlap * torch.stack(missed).mean(dim=0)
+        loss = loss + weights.coupled * torch.stack(missed).mean(dim=0)
     return loss.mean()
 
 
-def _missed(
-    logits: torch.Tensor,
-    top_logprobs: torch.Tensor,
-    index: torch.Tensor,
+def _coupled_hits(
+    log_q: torch.Tensor,
+    log_q_top: torch.Tensor,
+    log_p: torch.Tensor,
     known: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """Return each row's ``1 - Σ min(p, q)`` over the target's top-k at a temperature.
+    """Return each row's chance that the same noise makes head and target choose the same token.
 
-    Below temperature 1 the top-k tokens hold nearly all of the probability, and are taken
-    for all.
+    Both choose the least of ``E / p`` and of ``E / q`` with the same exponential ``E``: token
+    ``v`` together with the chance ``1 / Σ_w max(p_w / p_v, q_w / q_v)``. The tokens outside the
+    target's top-k stand in the sum as one, so the chance is a little too high; at a temperature
+    other than 1 the top-k are taken for all that the target writes.
+
+    Args:
+        log_q: [rows, draft vocabulary], at temperature 1, as the others are.
+        log_q_top: [rows, k], of the target's top-k; anything where not ``known``.
+        log_p: [rows, k].
+        known: [rows, k], whether the head can draft the token.
     """
-    p = top_logprobs.exp() if temperature == 1 else (top_logprobs / temperature).softmax(dim=1)
-    scaled = logits / temperature
-    q = (scaled.gather(1, index.clamp(min=0)) - scaled.logsumexp(dim=1, keepdim=True)).exp()
-    return 1 - torch.minimum(p, q).mul(known).sum(dim=1)
+    if temperature != 1:
+        log_p = (log_p / temperature).log_softmax(dim=1)
+        log_q_top = (log_q_top - _logsumexp(log_q, temperature)) / temperature
+    log_q_top = log_q_top.masked_fill(~known, NEVER)
+    sums = [torch.cat([log, _rest(log)], dim=1) for log in (log_p, log_q_top)]
+    ratios = [every[:, None, :] - every[:, :-1, None] for every in sums]
+    return ((-torch.maximum(*ratios).logsumexp(dim=2)).exp() * known).sum(dim=1)
+
+
+def _logsumexp(log_q: torch.Tensor, temperature: float) -> torch.Tensor:
+    return temperature * (log_q / temperature).logsumexp(dim=1, keepdim=True)
+
+
+def _rest(log: torch.Tensor) -> torch.Tensor:
+    return (1 - log.exp().sum(dim=1, keepdim=True)).clamp(min=math.exp(NEVER)).log()

@@ -71,9 +71,9 @@ class Optimisation(_Part):
         warmup: share of the steps with a rising learning rate.
         kl_weight: weight of the divergence from the target's top-k distribution.
         ce_weight: weight of the cross-entropy on the target's argmax.
-        overlap_weight: weight of the probability that head and target do not have in common,
-            which is what drafts of sampled text miss; for a second round.
-        overlap_temperatures: the temperatures that it is taken at.
+        coupled_weight: weight of the rate of coupled drafts missed, by the distributions of head
+            and target; for a second round.
+        coupled_temperatures: the temperatures that it is taken at.
         ema: decay of an average of the weights, which is then validated and kept;
             0 for none.
         deeper_rate: of a multi-depth head, the share of the learning rate that the
@@ -95,8 +95,8 @@ class Optimisation(_Part):
     clip: float = Field(default=1.0, gt=0)
     kl_weight: float = Field(default=1.0, ge=0)
     ce_weight: float = Field(default=0.0, ge=0)
-    overlap_weight: float = Field(default=0.0, ge=0)
-    overlap_temperatures: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    coupled_weight: float = Field(default=0.0, ge=0)
+    coupled_temperatures: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(1.0,), min_length=1
     )
     ema: float = Field(default=0.0, ge=0, lt=1)
