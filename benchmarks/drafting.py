@@ -1,7 +1,8 @@
 """Heads and ways of drafting against each other: acceptance and speed, greedy and sampled.
 
-A pipeline of two for every head; for temperature > 0 another for probabilistic drafts, and for
-the first one's argmax drafts; for a multi-depth head one that does not wait for deeper states.
+A pipeline of two for every head and way of drafting: coupled (at temperature 0 that is greedy);
+probabilistic; argmax drafts with vLLM's sampler, of the first head alone; and, of multi-depth
+heads, not waiting for deeper states.
 All are up at once and take turns with plain decoding; every repetition starts them anew, in turns
 forwards and backwards, as one process does the same work a few percent slower than another.
 Sampled requests have a seed, so that every pipeline with coupled drafts must write the text of
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from typing import Any
 
@@ -28,11 +29,18 @@ from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.training.prompts import chat_tokens
 
 TEMPERATURES = (0.0, 1.0)
-ARGMAX, REJECTION = ", argmax drafts", ", rejection"
+COUPLED, ARGMAX, PROBABILISTIC, ARRIVED = "coupled", "argmax", "probabilistic", "not waiting"
+WAYS: dict[str, dict[str, Any]] = {
+    COUPLED: {},
+    ARGMAX: {"draft_sampling": "greedy"},
+    PROBABILISTIC: {"draft_sampling": "probabilistic"},
+    ARRIVED: {"feedback": "arrived"},
+}
+"""What a way of drafting changes; its name stands behind the head's where that is something."""
+OTHER_TEXTS = (f", {ARGMAX}", f", {PROBABILISTIC}")
+"""Ends of the names of pipelines that write other sampled texts."""
 WARM_UP = 8
 """Tokens of the first answer of every pipeline, which counts for nothing."""
-OTHER_TEXTS = (ARGMAX, REJECTION)
-"""Ends of the names of pipelines that write other sampled texts."""
 
 
 def main() -> None:
@@ -42,18 +50,19 @@ def main() -> None:
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
 
 
-def variants(heads: Sequence[str], model: str) -> dict[str, dict[str, Any]]:
+def variants(heads: Sequence[str], model: str, ways: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return the speculative configs to compare, by name."""
     found: dict[str, dict[str, Any]] = {}
     for named in heads:
         head = find(named, model)
-        name, options = head.path.name, {"method": "ppsd", "model": str(head.path)}
-        found[name] = options
-        if named == heads[0]:
-            found[name + ARGMAX] = options | {"draft_sampling": "greedy"}
-        found[name + REJECTION] = options | {"draft_sampling": "probabilistic"}
-        if head.config.deeper_layers:
-            found[f"{name}, not waiting"] = options | {"feedback": "arrived"}
+        options = {"method": "ppsd", "model": str(head.path)}
+        applies = {COUPLED: True, ARGMAX: named == heads[0], PROBABILISTIC: True}
+        applies[ARRIVED] = bool(head.config.deeper_layers)
+        found |= {
+            head.path.name + (f", {way}" if change else ""): options | change
+            for way, change in WAYS.items()
+            if way in ways and applies[way]
+        }
     return found
 
 
@@ -78,7 +87,7 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
-    configs = variants(given.heads, given.model)
+    configs = variants(given.heads, given.model, given.ways)
     plain = next(iter(configs.values())) | {"num_speculative_tokens": 0}
     configs = {"plain": plain} | configs
     rows: dict[tuple[float, str], dict[str, Any]] = {
@@ -151,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__)
     parser.add_argument("model", help="folder of the model")
     parser.add_argument("--heads", nargs="+", default=["ppsd"], help="exit heads, of one layout")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of drafting")
     arguments.add_prompts(parser, limit=2, tokens=128)
     parser.add_argument("--repeats", type=int, default=2, help="times each prompt is asked")
     parser.add_argument("--dtype", default="auto", help="of all engines")
