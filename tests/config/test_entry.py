@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.heads import write_lens
 from support.tiny import make_tiny_model
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -14,8 +15,6 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm_ppsd.config.entry import SCHEDULER_CLS, WORKER_CLS
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.exit_head.checkpoint import save
-from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE
 from vllm_ppsd.plugin import register
 
@@ -238,16 +237,8 @@ def test_how_sampled_drafts_are_made_depends_on_the_place(tiny_llama: Path):
         assert config.makes_noise == (how == "probabilistic")
 
 
-def multi_depth_head(model: Path, folder: Path, deeper_layers: list[int]) -> str:
-    config = head_config(
-        describe_target(model), exit_layer=3, head_type="lens", deeper_layers=deeper_layers
-    )
-    save(folder, config, initial_tensors(str(model), config))
-    return str(folder)
-
-
 def test_a_multi_depth_head_brings_its_layout(tiny_llama: Path, tmp_path: Path):
-    head = multi_depth_head(tiny_llama, tmp_path / "head", [5, 6])
+    head = write_lens(tiny_llama, tmp_path / "head", [5, 6])
     options = {"method": "ppsd", "model": head}
     three = config_of(engine(tiny_llama, 3, speculative_config=options))
     assert (three.layer_partition, three.feedback_stages) == ([3, 2, 1], [1, 2])
@@ -256,7 +247,7 @@ def test_a_multi_depth_head_brings_its_layout(tiny_llama: Path, tmp_path: Path):
 
 
 def test_any_pipeline_ends_with_the_last_layer(tiny_llama: Path, tmp_path: Path):
-    head = multi_depth_head(tiny_llama, tmp_path / "head", [6])
+    head = write_lens(tiny_llama, tmp_path / "head", [6])
     options = {"method": "ppsd", "model": head}
     for stages in (2, 3):
         found = config_of(engine(tiny_llama, stages, speculative_config=options))

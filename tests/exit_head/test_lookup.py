@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.heads import write_lens
 
 from vllm_ppsd.exit_head import lookup
-from vllm_ppsd.exit_head.checkpoint import save
-from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 
 
 @pytest.fixture
@@ -18,10 +17,7 @@ def model(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     bare = tmp_path / "bare"
     shutil.copytree(tiny_llama, bare, ignore=shutil.ignore_patterns("ppsd"))
     for name, deeper_layers in (("a-three", [5, 6]), ("b-two", [6]), ("c-any", [])):
-        config = head_config(
-            describe_target(bare), exit_layer=3, head_type="lens", deeper_layers=deeper_layers
-        )
-        save(tmp_path / "shipped" / name, config, initial_tensors(str(bare), config))
+        write_lens(bare, tmp_path / "shipped" / name, deeper_layers)
     monkeypatch.setattr(lookup, "SHIPPED", tmp_path / "shipped")
     monkeypatch.delenv(lookup.HEAD_VARIABLE, raising=False)
     return bare
