@@ -60,6 +60,9 @@ def test_the_table_says_everything():
     assert "Temperature 1: speedup" in text
     assert "| decoding | ms per token | acceptance | maths | code | all | identical |" in text
     assert "| PPSD, 2 stages | 30.0 | 0.75 | 2.00 (2.00 to 2.00) |" in text
+    sure, sampled = [line for line in text.splitlines() if line.startswith("| PPSD")]
+    assert sure.endswith("| 4 of 4 |")
+    assert sampled.endswith("| other noise |")
     assert "some-model, head some-head (exit layer 2), 8 tokens an answer, some processor" in text
     assert "`vllm-ppsd bench MODEL`, commit abc, vllm 1" in text
 
