@@ -110,12 +110,13 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _start(given: argparse.Namespace, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    partition = find(given.heads[0], given.model).config.two_stages
     return {
         name: engines.start(
             given.model,
             stages=2,
             cores="|".join(given.cores.split(",")),
-            partition=find(given.heads[0], given.model).config.two_stages,
+            partition=partition,
             dtype=given.dtype,
             speculative_config=config,
             **engines.PER_REQUEST,

@@ -168,7 +168,7 @@ def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
             )
             tqdm.write(render(rows[-1:]))
         for llm in (plain, drafting):
-            llm.llm_engine.engine_core.shutdown()
+            engines.stop(llm)
         return rows
 
 

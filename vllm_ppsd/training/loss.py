@@ -131,16 +131,14 @@ def _coupled_hits(
     """
     if temperature != 1:
         log_p = (log_p / temperature).log_softmax(dim=1)
-        log_q_top = (log_q_top - _logsumexp(log_q, temperature)) / temperature
+        whole = (log_q / temperature).logsumexp(dim=1, keepdim=True)
+        log_q_top = log_q_top / temperature - whole
     log_q_top = log_q_top.masked_fill(~known, NEVER)
     sums = [torch.cat([log, _rest(log)], dim=1) for log in (log_p, log_q_top)]
     ratios = [every[:, None, :] - every[:, :-1, None] for every in sums]
     return ((-torch.maximum(*ratios).logsumexp(dim=2)).exp() * known).sum(dim=1)
 
 
-def _logsumexp(log_q: torch.Tensor, temperature: float) -> torch.Tensor:
-    return temperature * (log_q / temperature).logsumexp(dim=1, keepdim=True)
-
-
 def _rest(log: torch.Tensor) -> torch.Tensor:
+    """Return the log of what log probabilities [rows, k] leave of 1, [rows, 1]."""
     return (1 - log.exp().sum(dim=1, keepdim=True)).clamp(min=math.exp(NEVER)).log()
