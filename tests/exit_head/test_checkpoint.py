@@ -62,6 +62,7 @@ def test_truncated_weights_are_refused(head: Path):
     ("changes", "match"),
     [
         ({"head_kind": "mlp"}, "head_kind"),
+        ({"start_layer": 5}, "only the transformer head has layers"),
         ({"format_version": 2}, "format_version"),
         ({"head_type": "lens"}, "intermediate_size"),
         ({"head_type": "transformer"}, "num_layers"),

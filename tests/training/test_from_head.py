@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.states import write_states
 from support.tiny import make_tiny_model
 
@@ -48,6 +49,38 @@ def recipe(tmp_path: Path) -> Recipe:
 def first_validation(head: Path) -> float:
     line = json.loads((head / "log.jsonl").read_text().splitlines()[0])
     return float(line["validation"]["acceptance"])
+
+
+def test_layers_that_start_further_on_learn_from_the_states_there(recipe: Recipe, tmp_path: Path):
+    work, head = tmp_path / "work", tmp_path / "head"
+    for path in (work / "states" / "exit-4").iterdir():
+        save_file({"states": 2 * load_file(path)["states"]}, str(path))
+    onward = recipe.model_copy(update={"start_layer": 4})
+    found = fit(onward, work, head, DEVICE, 2, "one")
+    assert found.rows > 0
+    folder = ExitHeadFolder.open(head)
+    assert folder.config.start_layer == 4
+    added = folder.tensors()["input_map.weight"].float()
+    torch.testing.assert_close(added, torch.eye(128), atol=0.05, rtol=0)
+    other = recipe.model_copy(update={"from_head": str(head)})
+    with pytest.raises(TrainingError, match="start_layer 4, not None"):
+        fit(other, work, tmp_path / "other", DEVICE, 2, "two")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"start_layer": 3}, "start from layers 4 to"),
+        ({"start_layer": 6}, "start from layers 4 to 5"),
+        ({"start_layer": 4, "head": "lens"}, "only a transformer head has layers"),
+        ({"start_layer": 5}, "exit-5.*not cached"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, object], match: str
+):
+    with pytest.raises(TrainingError, match=match):
+        fit(recipe.model_copy(update=changes), tmp_path / "work", tmp_path / "x", DEVICE, 2, "one")
 
 
 def test_a_head_goes_on_where_the_other_ended(recipe: Recipe, tmp_path: Path):

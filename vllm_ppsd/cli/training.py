@@ -73,6 +73,12 @@ def _recipe_arguments(parser: argparse.ArgumentParser, exit_layer: bool = True) 
     parser.add_argument("--head", choices=("lens", "mlp", "transformer"))
     parser.add_argument("--layers", type=int, help="decoder layers of a transformer head")
     parser.add_argument(
+        "--start-layer",
+        type=int,
+        help="decoder layers before the target's layer that the head's layers start from, "
+        "if further on than the exit",
+    )
+    parser.add_argument(
         "--deeper-layers",
         type=int,
         nargs="+",
@@ -112,6 +118,7 @@ def _recipe(arguments: argparse.Namespace, exit_layer: int | None = None) -> Rec
         "exit_layer": exit_layer or getattr(arguments, "exit_layer", None),
         "head": arguments.head,
         "layers": arguments.layers,
+        "start_layer": arguments.start_layer,
         "deeper_layers": arguments.deeper_layers,
         "draft_vocab_size": arguments.draft_vocab_size,
         "from_head": arguments.from_head,
@@ -159,11 +166,11 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    from vllm_ppsd.training.diagonal import cached_layers
+    from vllm_ppsd.training.distill import learned_from
     from vllm_ppsd.training.states import cache_states
 
     recipe = _recipe(arguments)
-    layers = cached_layers(recipe.exit_layer, recipe.deeper_layers)
+    layers = learned_from(recipe)
     cache_states(recipe.model, recipe.cache, layers, arguments.work, _device(arguments))
     return 0
 

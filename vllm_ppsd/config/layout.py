@@ -33,6 +33,8 @@ class ModelShape:
         """Weights of an exit head with its share of the LM head, in layers."""
         rows = head.draft_vocab_size or self.vocab_size
         weights = rows * self.hidden_size
+        if head.start_layer is not None:
+            weights += self.hidden_size**2
         if head.output_map:
             weights += self.hidden_size**2
         if head.intermediate_size is not None:

@@ -36,6 +36,9 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
         shapes["mlp.norm.weight"] = (hidden,)
         shapes["mlp.up.weight"] = (config.intermediate_size, hidden)
         shapes["mlp.down.weight"] = (hidden, config.intermediate_size)
+    if config.start_layer is not None:
+        shapes["input_map.weight"] = (hidden, hidden)
+        shapes["input_map.bias"] = (hidden,)
     if config.output_map:
         shapes["map.weight"] = (hidden, hidden)
         shapes["map.bias"] = (hidden,)

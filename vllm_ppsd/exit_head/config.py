@@ -35,6 +35,9 @@ class ExitHeadConfig(BaseModel):
             target's own class before them).
         exit_layer: number of decoder layers before the exit.
         num_layers: decoder layers of a ``transformer`` head, else 0.
+        start_layer: the decoder layers before the target's layer that a ``transformer``
+            head's first one started from, where that is further on than the exit: an input
+            map then carries the states there. None for the layer right behind the exit.
         intermediate_size: width of an ``mlp`` head's hidden layer, else None.
         output_map: whether an affine map stands between the head's norm and the LM head.
         draft_vocab_size: number of tokens the head can draft, or None for all.
@@ -52,11 +55,17 @@ class ExitHeadConfig(BaseModel):
     head_type: HeadType
     exit_layer: int = Field(ge=1)
     num_layers: int = Field(default=0, ge=0)
+    start_layer: int | None = None
     intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = False
     draft_vocab_size: int | None = Field(default=None, ge=1)
     deeper_layers: list[int] = []
     target: Target
+
+    @property
+    def first_layer(self) -> int:
+        """The decoder layers before the one that the head's first layer started from."""
+        return self.exit_layer if self.start_layer is None else self.start_layer
 
     @property
     def two_stages(self) -> list[int]:
@@ -83,6 +92,19 @@ class ExitHeadConfig(BaseModel):
                 f"num_layers is {self.num_layers}, but the head_type is {self.head_type!r}; "
                 "exactly the transformer head has layers"
             )
+        if self.start_layer is not None:
+            last = self.target.num_hidden_layers - self.num_layers
+            if self.head_type != "transformer":
+                raise ValueError(
+                    f"start_layer is {self.start_layer}, but the head_type is "
+                    f"{self.head_type!r}; only the transformer head has layers"
+                )
+            if not self.exit_layer < self.start_layer <= last:
+                raise ValueError(
+                    f"start_layer {self.start_layer} does not lie behind the exit layer "
+                    f"{self.exit_layer} and before the target's last {self.num_layers} of "
+                    f"{self.target.num_hidden_layers} layers"
+                )
         if (self.head_type == "mlp") != (self.intermediate_size is not None):
             raise ValueError(
                 f"intermediate_size is {self.intermediate_size}, but the head_type is "

@@ -65,6 +65,7 @@ def head_config(
     exit_layer: int,
     head_type: HeadType,
     num_layers: int = 1,
+    start_layer: int | None = None,
     intermediate_size: int | None = None,
     output_map: bool = False,
     draft_vocab_size: int | None = None,
@@ -75,6 +76,7 @@ def head_config(
         head_type=head_type,
         exit_layer=exit_layer,
         num_layers=num_layers if head_type == "transformer" else 0,
+        start_layer=start_layer,
         intermediate_size=(
             (intermediate_size or 2 * target.hidden_size) if head_type == "mlp" else None
         ),
@@ -88,10 +90,10 @@ def head_config(
 def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tensor]:
     """Return the weights that an untrained head starts from.
 
-    The final norm is the target's own, the output map the identity. An ``mlp`` head
-    starts as the identity (its output projection is zero); a ``transformer`` head
-    starts from the target's layers right behind the exit; a multi-depth head from
-    taking no notice of deeper states.
+    The final norm is the target's own, the output map the identity, what the input map
+    adds zero. An ``mlp`` head starts as the identity (its output projection is zero); a
+    ``transformer`` head from the target's layers behind ``first_layer``; a multi-depth
+    head from taking no notice of deeper states.
 
     Raises:
         ExitHeadError: the target holds no final norm.
@@ -106,6 +108,9 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
     if config.output_map:
         tensors["map.weight"] = torch.eye(hidden, dtype=dtype)
         tensors["map.bias"] = torch.zeros(hidden, dtype=dtype)
+    if config.start_layer is not None:
+        tensors["input_map.weight"] = torch.zeros(hidden, hidden, dtype=dtype)
+        tensors["input_map.bias"] = torch.zeros(hidden, dtype=dtype)
     if config.intermediate_size is not None:
         generator = torch.Generator().manual_seed(0)
         up = torch.randn(config.intermediate_size, hidden, generator=generator) / hidden**0.5
@@ -114,7 +119,7 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
         tensors["mlp.down.weight"] = torch.zeros(hidden, config.intermediate_size, dtype=dtype)
     tensors |= deaf_projections(config, dtype)
     for index in range(config.num_layers):
-        number = min(config.exit_layer + index, config.target.num_hidden_layers - 1)
+        number = min(config.first_layer + index, config.target.num_hidden_layers - 1)
         source = f"model.layers.{number}."
         layer = _read(folder, partial(_startswith, source))
         tensors |= {f"layers.{index}.{name[len(source) :]}": t for name, t in layer.items()}

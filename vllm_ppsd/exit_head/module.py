@@ -89,6 +89,9 @@ class ExitHead(nn.Module):
             build_layer(layer_class, vllm_config, config, index)
             for index in range(config.num_layers)
         )
+        self.input_map: ReplicatedLinear | None = None
+        if config.start_layer is not None:
+            self.input_map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
         self.mlp: ResidualMLP | None = None
         if config.intermediate_size is not None:
             self.mlp = ResidualMLP(
@@ -230,9 +233,13 @@ class ExitHead(nn.Module):
         deeper: torch.Tensor | None,
     ) -> torch.Tensor:
         state = hidden_states if residual is None else hidden_states + residual
+        onward = state
+        if self.input_map is not None:
+            added, _ = self.input_map(state)
+            onward = onward + added
         if deeper is not None:
-            state = self._add(state, self.deeper_in, deeper)
-        return state
+            onward = self._add(onward, self.deeper_in, deeper)
+        return onward
 
     @staticmethod
     def _add(state: torch.Tensor, projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:

@@ -86,6 +86,7 @@ def choices(base: ExitHeadConfig, rates: Mapping[int, float]) -> Iterator[Choice
                 update={
                     "head_type": head_type,
                     "num_layers": layers,
+                    "start_layer": None,
                     "intermediate_size": None if layers else MLP_WIDTH * base.target.hidden_size,
                     "draft_vocab_size": max(1, round(vocabulary * share)),
                 }

@@ -14,7 +14,7 @@ import torch
 
 
 def cached_layers(exit_layer: int, deeper_layers: Sequence[int]) -> list[int]:
-    """Return the layers whose states are cached: of the last stage the final state is."""
+    """Return the layers whose states a head reads; of the last stage the final state is."""
     return [exit_layer, *deeper_layers[:-1]]
 
 

@@ -33,9 +33,14 @@ from vllm_ppsd.training.loss import DraftVocabulary, most_frequent
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.recipe import Recipe
-from vllm_ppsd.training.ridge import fit_output_map
+from vllm_ppsd.training.ridge import fit_input_map, fit_output_map
 from vllm_ppsd.training.states import cache_states
-from vllm_ppsd.training.target import check_deeper_layers, check_exit_layer, compute_dtype
+from vllm_ppsd.training.target import (
+    check_deeper_layers,
+    check_exit_layer,
+    check_start_layer,
+    compute_dtype,
+)
 from vllm_ppsd.training.validation import Validation
 
 RECIPE, ORIGIN, CURVES, CARD = "recipe.yaml", "origin.json", "curves.png", "README.md"
@@ -68,9 +73,34 @@ def distill(
     """
     check_request(recipe, output)
     generate(recipe, work, device)
-    layers = cached_layers(recipe.exit_layer, recipe.deeper_layers)
-    cache_states(recipe.model, recipe.cache, layers, work, device)
+    cache_states(recipe.model, recipe.cache, learned_from(recipe), work, device)
     return _fit(recipe, work, output, device, stages, command)
+
+
+def learned_from(recipe: Recipe) -> list[int]:
+    """Return the layers whose states must be cached for a recipe."""
+    layers = cached_layers(recipe.exit_layer, recipe.deeper_layers)
+    if recipe.start_layer is None or recipe.from_head:
+        return layers
+    return sorted({*layers, recipe.start_layer})
+
+
+def check_layers(recipe: Recipe) -> None:
+    """Refuse layers that the target does not have, or not in this order.
+
+    Raises:
+        TrainingError: names the layer and what is possible.
+    """
+    check_exit_layer(recipe.model, recipe.exit_layer)
+    check_deeper_layers(recipe.model, recipe.exit_layer, recipe.deeper_layers)
+    if recipe.start_layer is None:
+        return
+    if recipe.head != "transformer":
+        raise TrainingError(
+            f"start_layer is {recipe.start_layer}, but the head is {recipe.head!r}; only a "
+            "transformer head has layers to start"
+        )
+    check_start_layer(recipe.model, recipe.exit_layer, recipe.start_layer, recipe.layers)
 
 
 def check_request(recipe: Recipe, output: Path) -> None:
@@ -80,8 +110,7 @@ def check_request(recipe: Recipe, output: Path) -> None:
         TrainingError: says what is wrong.
         ExitHeadError: the head to go on from is broken, or made for another model.
     """
-    check_exit_layer(recipe.model, recipe.exit_layer)
-    check_deeper_layers(recipe.model, recipe.exit_layer, recipe.deeper_layers)
+    check_layers(recipe)
     if recipe.from_head:
         starting_head(recipe)
     if output.exists():
@@ -130,11 +159,8 @@ def _fit(
     )
     accelerator.init_trackers(TENSORBOARD)
     head.to(accelerator.device)
-    if recipe.output_map and not before:
-        packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
-        some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
-        with Console().status("fitting the output map by ridge regression"):
-            fit_output_map(head, (states.batch(p, final=True).to(accelerator.device) for p in some))
+    if not before:
+        _fit_maps(recipe, head, states, documents, accelerator.device)
     found = Fit(head, states, vocabulary, settings, folder, accelerator, stages).run()
     if accelerator.is_main_process:
         origin = _origin(recipe, states, found, command) | {"from_head": ancestry}
@@ -145,6 +171,26 @@ def _fit(
         save(output, head.config, checkpoint_tensors(head, vocabulary), beside)
     accelerator.end_training()
     return found
+
+
+def _fit_maps(
+    recipe: Recipe,
+    head: TrainableHead,
+    states: StateSet,
+    documents: Sequence[Place],
+    device: torch.device,
+) -> None:
+    """Give the maps of a new head their start; the output map's depends on the input map's."""
+    settings = recipe.optimisation
+    packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
+    some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
+    if recipe.start_layer is not None:
+        start = recipe.start_layer
+        with Console().status("fitting the input map by ridge regression"):
+            fit_input_map(head, ((states.batch(p), states.behind(start, p)) for p in some))
+    if recipe.output_map:
+        with Console().status("fitting the output map by ridge regression"):
+            fit_output_map(head, (states.batch(p, final=True).to(device) for p in some))
 
 
 def _new_head(
@@ -160,6 +206,7 @@ def _new_head(
         exit_layer=recipe.exit_layer,
         head_type=recipe.head,
         num_layers=recipe.layers,
+        start_layer=recipe.start_layer,
         intermediate_size=recipe.intermediate_size,
         output_map=recipe.output_map,
         draft_vocab_size=None if token_ids is None else len(token_ids),
@@ -182,6 +229,7 @@ def starting_head(recipe: Recipe) -> ExitHeadFolder:
     has: dict[str, Any] = {
         "head": config.head_type,
         "layers": config.num_layers,
+        "start_layer": config.start_layer,
         "intermediate_size": config.intermediate_size,
         "output_map": config.output_map,
         "draft_vocab_size": config.draft_vocab_size,
@@ -189,6 +237,7 @@ def starting_head(recipe: Recipe) -> ExitHeadFolder:
     asked: dict[str, Any] = {
         "head": recipe.head,
         "layers": recipe.layers if recipe.head == "transformer" else 0,
+        "start_layer": recipe.start_layer,
         "intermediate_size": recipe.intermediate_size or config.intermediate_size,
         "output_map": recipe.output_map,
         "draft_vocab_size": recipe.draft_vocab_size,

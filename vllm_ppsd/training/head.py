@@ -85,9 +85,12 @@ class TrainableHead(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(
             # The number decides the kind of attention; see initial_tensors.
-            layer_class(layer_config, min(config.exit_layer + i, last))
+            layer_class(layer_config, min(config.first_layer + i, last))
             for i in range(config.num_layers)
         )
+        self.input_map: nn.Linear | None = None
+        if config.start_layer is not None:
+            self.input_map = nn.Linear(hidden, hidden)
         self.mlp: ResidualMLP | None = None
         if config.intermediate_size is not None:
             self.mlp = ResidualMLP(hidden, config.intermediate_size, eps)
@@ -121,6 +124,8 @@ class TrainableHead(nn.Module):
             [rows, hidden], float32.
         """
         hidden = states.float()
+        if self.input_map is not None:
+            hidden = hidden + self.input_map(hidden)
         if deeper is not None:
             hidden = hidden + projected(self.deeper_in, deeper)
         if self.layers:

@@ -116,6 +116,11 @@ class Recipe(_Part):
         model: the target, a folder or a name on the hub.
         data: JSONL files of prompts (see ``vllm_ppsd.training.prompts``).
         text: files of plain text, learned from as they are.
+        layers: of a ``transformer`` head.
+        start_layer: the decoder layers before the target's layer that the head's first layer
+            starts from, where that is further on than the exit: behind the exit, and before
+            layers that do what the head is to do. An input map, fitted by ridge regression
+            to the states there, stands in for the layers between.
         output_map: put an affine map between the head's norm and the LM head,
             fitted by ridge regression before training.
         draft_vocab_size: tokens the head can draft, the most frequent ones in the
@@ -131,6 +136,7 @@ class Recipe(_Part):
     exit_layer: int = Field(ge=1)
     head: HeadType = "transformer"
     layers: int = Field(default=1, ge=1)
+    start_layer: int | None = Field(default=None, ge=1)
     intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = True
     draft_vocab_size: int | None = Field(default=None, ge=1)

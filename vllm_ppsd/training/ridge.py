@@ -1,8 +1,7 @@
-"""Closed-form start: an affine map from the head's features to the final state.
+"""Closed-form starts: affine maps in front of the head's layers and behind them.
 
-Ridge regression of the target's final normed state on the untrained head's features,
-and on the states of later stages where the head reads them. With it the first loss is
-that of a usable head.
+Ridge regression of a state that the target has on those that the head has. With it the first
+loss is that of a usable head.
 """
 
 from __future__ import annotations
@@ -10,40 +9,105 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from vllm_ppsd.exit_head.deeper import even
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
 
+PENALTY = 1e-3
+"""Of the output map, relative to the mean square of its features."""
+
+INPUT_PENALTY = 1e-4
+"""Of the input map, relative to the mean square of each of its features, which differ by far."""
+
+
+class Ridge:
+    """Least squares over rows that come in parts, in float64; the bias is not penalised.
+
+    Args:
+        inputs: features of a row.
+        outputs: what is predicted.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self._gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
+        self._cross = torch.zeros(inputs + 1, outputs, dtype=torch.float64)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Take rows in: [rows, inputs], [rows, outputs], and each one's weight [rows, 1]."""
+        ones = torch.ones(len(x), 1, dtype=torch.float64)
+        x, y = torch.cat([x.cpu().double(), ones], dim=1), y.cpu().double()
+        weighted = x if weight is None else x * weight.cpu().double()
+        self._gram += weighted.T @ x
+        self._cross += weighted.T @ y
+
+    @property
+    def squares(self) -> torch.Tensor:
+        """The features' sums of squares, [inputs]."""
+        return self._gram.diagonal()[:-1]
+
+    def solve(self, penalties: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weights [inputs, outputs] and bias [outputs] for a penalty per feature."""
+        gram = self._gram.clone()
+        gram.diagonal()[:-1] += penalties
+        solution = torch.linalg.solve(gram, self._cross)
+        return solution[:-1], solution[-1]
+
 
 @torch.no_grad()
-def fit_output_map(head: TrainableHead, batches: Iterable[Batch], penalty: float = 1e-3) -> None:
+def fit_output_map(head: TrainableHead, batches: Iterable[Batch], penalty: float = PENALTY) -> None:
     """Set ``head.map`` and ``head.deeper_out`` to the ridge solution over ``batches``.
 
     Minimises ``|X W + b - F|² + penalty · n · mean(diag XᵀX / n) |W|²`` over the rows
-    X of features (and deeper states) and F of final states, in float64; the bias is not penalised.
+    X of features (and deeper states) and F of final states.
 
     Args:
         batches: with ``final`` set.
     """
     assert head.map is not None
     hidden = head.map.in_features
-    size = hidden * (1 + len(head.deeper_out))
-    gram = torch.zeros(size + 1, size + 1, dtype=torch.float64)
-    cross = torch.zeros(size + 1, hidden, dtype=torch.float64)
+    ridge = Ridge(hidden * (1 + len(head.deeper_out)), hidden)
     for batch in batches:
         assert batch.final is not None
         found = head.features(batch.states, batch.lengths, batch.rows, batch.deeper)
-        parts = [found.cpu().double(), torch.ones(len(found), 1, dtype=torch.float64)]
-        if batch.deeper is not None:
-            parts.insert(1, even(batch.deeper[batch.rows].float()).flatten(1).cpu().double())
-        x = torch.cat(parts, dim=1)
-        gram += x.T @ x
-        cross += x.T @ batch.final.cpu().double()
-    ridge = penalty * gram.diagonal()[:size].mean()
-    gram.diagonal()[:size] += ridge
-    solution = torch.linalg.solve(gram, cross)
-    maps = [head.map, *head.deeper_out]
-    for found, rows in zip(maps, solution[:size].split(hidden), strict=True):
-        found.weight.copy_(rows.T)
-    head.map.bias.copy_(solution[size])
+        deeper = None if batch.deeper is None else batch.deeper[batch.rows]
+        ridge.add(_with(found, deeper), batch.final)
+    squares = ridge.squares
+    _set([head.map, *head.deeper_out], *ridge.solve((penalty * squares.mean()).expand_as(squares)))
+
+
+@torch.no_grad()
+def fit_input_map(head: TrainableHead, batches: Iterable[tuple[Batch, torch.Tensor]]) -> None:
+    """Set ``head.input_map`` and ``head.deeper_in`` to the ridge solution over ``batches``.
+
+    They predict what the target's layers add between the exit and the head's first layer.
+    Every token counts by the inverse mean square of the state it is to become, so that
+    the few tokens with huge states do not decide alone.
+
+    Args:
+        batches: each with the target's states before the layer that the head's first layer
+            started from, [tokens, hidden].
+    """
+    assert head.input_map is not None
+    hidden = head.input_map.in_features
+    ridge = Ridge(hidden * (1 + len(head.deeper_in)), hidden)
+    for batch, goal in batches:
+        states, goal = batch.states.double(), goal.double()
+        weight = 1 / goal.square().mean(dim=1, keepdim=True)
+        ridge.add(_with(states, batch.deeper), goal - states, weight)
+    _set([head.input_map, *head.deeper_in], *ridge.solve(INPUT_PENALTY * ridge.squares))
+
+
+def _with(states: torch.Tensor, deeper: torch.Tensor | None) -> torch.Tensor:
+    """Return [rows, features]: the states, and deeper ones as a head reads them."""
+    if deeper is None:
+        return states
+    return torch.cat([states.cpu(), even(deeper.float()).flatten(1).cpu()], dim=1)
+
+
+def _set(maps: list[nn.Linear], weights: torch.Tensor, bias: torch.Tensor) -> None:
+    """Share the solution out among maps whose results are added; the first has the bias."""
+    for one, rows in zip(maps, weights.split(maps[0].in_features), strict=True):
+        one.weight.copy_(rows.T)
+    maps[0].bias.copy_(bias)

@@ -17,12 +17,11 @@ from vllm_ppsd.files import write_whole
 from vllm_ppsd.planning.plan import plans
 from vllm_ppsd.planning.shape import shape_of
 from vllm_ppsd.planning.times import assumed_profile
-from vllm_ppsd.training.distill import fit, starting_head
+from vllm_ppsd.training.distill import check_layers, fit, learned_from, starting_head
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.states import cache_states
-from vllm_ppsd.training.target import check_exit_layer
 from vllm_ppsd.training.validation import Validation
 
 
@@ -45,23 +44,24 @@ def sweep(
     """
     if not exits:
         raise TrainingError("name at least one exit layer")
-    for exit_layer in exits:
-        check_exit_layer(recipe.model, exit_layer)
+    recipes = {e: recipe.model_copy(update={"exit_layer": e}) for e in exits}
+    for chosen in recipes.values():
+        check_layers(chosen)
     if recipe.from_head:
         starting_head(recipe)
     shape = shape_of(recipe.model)
     for exit_layer in exits:
         split_layers(shape.num_layers, shape.lm_head_cost, exit_layer, stages)
     generate(recipe, work, device)
-    cache_states(recipe.model, recipe.cache, exits, work, device)
+    layers = {layer for chosen in recipes.values() for layer in learned_from(chosen)}
+    cache_states(recipe.model, recipe.cache, sorted(layers), work, device)
     output.mkdir(parents=True, exist_ok=True)
     notes = output / "sweep.json"
     done = json.loads(notes.read_text()) if notes.is_file() else {}
-    for exit_layer in exits:
+    for exit_layer, chosen in recipes.items():
         head = output / f"exit-{exit_layer}"
         if str(exit_layer) in done and head.is_dir():
             continue
-        chosen = recipe.model_copy(update={"exit_layer": exit_layer})
         found = fit(chosen, work, head, device, stages, command)
         done[str(exit_layer)] = asdict(found)
         write_whole(notes, lambda path: path.write_text(json.dumps(done, indent=2)))

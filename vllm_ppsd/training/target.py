@@ -137,6 +137,24 @@ def check_exit_layer(model: str, exit_layer: int) -> None:
         )
 
 
+def check_start_layer(model: str, exit_layer: int, start_layer: int, layers: int) -> None:
+    """Refuse a layer for the head's layers to start from that is not behind the exit.
+
+    Args:
+        layers: of the head.
+
+    Raises:
+        TrainingError: names the range.
+    """
+    last = decoder_layers(model) - layers
+    if not exit_layer < start_layer <= last:
+        raise TrainingError(
+            f"start layer {start_layer} is out of range: behind exit layer {exit_layer}, a head of "
+            f"{layers} layer(s) for {model} can start from layers {exit_layer + 1} to {last}; "
+            "leave it out to start right behind the exit"
+        )
+
+
 def check_deeper_layers(model: str, exit_layer: int, deeper_layers: Sequence[int]) -> None:
     """Refuse ends of later stages that are none.
 
