@@ -7,6 +7,7 @@ was stopped goes on where it was.
 
 Multi-depth variants read the ends of the later stages of the pipeline that
 ``--deeper-layers`` describes; each is judged with these states in time, and one tick late.
+Variants *further on* have layers that start from the target's layers behind ``--start-layer``.
 
     python -m benchmarks.ablation MODEL --recipe recipe.yaml --prompts FOLDER
 """
@@ -14,7 +15,6 @@ Multi-depth variants read the ends of the later stages of the pipeline that
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ LATE = ", one tick late"
 MULTI_DEPTH = "multi-depth"
 """In the name, and a key of the change, of variants that read deeper states."""
 
+FURTHER_ON = "further on"
+"""In the name, and a key of the change, of variants whose layers start behind an input map."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "cross-entropy instead of KL": {"optimisation": {"kl_weight": 0.0, "ce_weight": 1.0}},
@@ -44,6 +47,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     MULTI_DEPTH: {MULTI_DEPTH: True},
     f"{MULTI_DEPTH}, two layers": {MULTI_DEPTH: True, "layers": 2},
     f"{MULTI_DEPTH}, three layers": {MULTI_DEPTH: True, "layers": 3},
+    f"two layers, {FURTHER_ON}": {FURTHER_ON: True, "layers": 2},
+    f"three layers, {FURTHER_ON}": {FURTHER_ON: True, "layers": 3},
+    f"{MULTI_DEPTH}, two layers, {FURTHER_ON}": {MULTI_DEPTH: True, FURTHER_ON: True, "layers": 2},
+    f"{MULTI_DEPTH}, three layers, {FURTHER_ON}": {
+        MULTI_DEPTH: True,
+        FURTHER_ON: True,
+        "layers": 3,
+    },
     "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},
@@ -57,28 +68,38 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Fit what is missing and print the table."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    names = arguments.only or [n for n in VARIANTS if arguments.start_layer or FURTHER_ON not in n]
+    if arguments.start_layer is None and any(FURTHER_ON in name for name in names):
+        parser.error(f"variants {FURTHER_ON} need --start-layer")
     base = read_recipe(arguments.recipe).model_copy(
         update={"model": arguments.model, "exit_layer": arguments.exit_layer}
     )
-    for name in arguments.only or VARIANTS:
+    for name in names:
         output = _head(arguments, name)
         if not output.is_dir():
-            recipe = variant(base, VARIANTS[name], arguments.epochs, arguments.deeper_layers)
+            recipe = variant(base, VARIANTS[name], arguments)
             fit(recipe, arguments.work, output, torch.device("cpu"), 2, _command(arguments))
     report = {"rows": _judge(arguments)} | origin(_command(arguments))
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
 
 
-def variant(
-    base: Recipe, change: dict[str, Any], epochs: float, deeper_layers: Sequence[int]
-) -> Recipe:
-    """Return the recipe with a change; ``share`` is of the base's epochs."""
+def variant(base: Recipe, change: dict[str, Any], arguments: argparse.Namespace) -> Recipe:
+    """Return the recipe with a change; ``share`` is of the base's epochs.
+
+    Args:
+        arguments: whose ``epochs``, ``deeper_layers`` and ``start_layer`` it may ask for.
+    """
     values = base.model_dump()
     change = dict(change)
     if change.pop(MULTI_DEPTH, False):
-        change["deeper_layers"] = list(deeper_layers)
-    optimisation = {"epochs": epochs * change.pop("share", 1.0)} | change.pop("optimisation", {})
+        change["deeper_layers"] = arguments.deeper_layers
+    if change.pop(FURTHER_ON, False):
+        change["start_layer"] = arguments.start_layer
+    optimisation = {"epochs": arguments.epochs * change.pop("share", 1.0)} | change.pop(
+        "optimisation", {}
+    )
     return Recipe.model_validate(
         values | change | {"optimisation": values["optimisation"] | optimisation}
     )
@@ -120,6 +141,7 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def _head(arguments: argparse.Namespace, name: str) -> Path:
     """Return a variant's folder; its name, which the run takes too, tells the pipelines apart."""
     stages = "-".join(map(str, (arguments.exit_layer, *arguments.deeper_layers)))
+    name = name.replace(FURTHER_ON, f"from {arguments.start_layer}")
     return Path(arguments.output) / f"{stages}-{name.replace(' ', '-').replace(',', '')}"
 
 
@@ -127,7 +149,8 @@ def _command(arguments: argparse.Namespace) -> str:
     return (
         f"python -m benchmarks.ablation MODEL --recipe {arguments.recipe.name} "
         f"--exit-layer {arguments.exit_layer} --deeper-layers "
-        f"{' '.join(map(str, arguments.deeper_layers))} --epochs {arguments.epochs} "
+        f"{' '.join(map(str, arguments.deeper_layers))} --start-layer {arguments.start_layer} "
+        f"--epochs {arguments.epochs} "
         "--prompts FOLDER"
     )
 
@@ -141,6 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exit-layer", type=int, required=True, help="of all variants")
     parser.add_argument(
         "--deeper-layers", type=int, nargs="+", default=[30], help="ends of the later stages"
+    )
+    parser.add_argument(
+        "--start-layer", type=int, help=f"of the variants {FURTHER_ON}; they need it"
     )
     parser.add_argument("--epochs", type=float, default=0.3, help="of the base")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="fit these alone")
