@@ -39,6 +39,7 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
             {
                 "model": str(model),
                 "exit_layer": EXIT,
+                "start_layer": EXIT + 1,
                 "draft_vocab_size": 400,
                 "data": [str(prompts)],
                 "generation": {
@@ -68,7 +69,9 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
     log = [json.loads(line) for line in (head / "log.jsonl").read_text().splitlines()]
     losses = [line["validation"]["loss"] for line in log if "validation" in line]
     assert losses[-1] < losses[0]
-    ExitHeadFolder.open(head).check_target(str(model))
+    folder = ExitHeadFolder.open(head)
+    folder.check_target(str(model))
+    assert folder.config.start_layer == EXIT + 1
 
     # Nothing is done twice, and nothing is overwritten.
     assert main(["train", *options, "-o", str(head)]) == 2
@@ -84,7 +87,7 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
         e.assert_drafted(llm)
         drafts, hits, _ = e.counts(llm)
     states = StateSet(work / "states", EXIT)
-    trained_head, vocabulary = trained(ExitHeadFolder.open(head), str(model))
+    trained_head, vocabulary = trained(folder, str(model))
     measured = validate(trained_head, [states.batch(states.documents)], vocabulary)
     assert hits / drafts == pytest.approx(measured.acceptance, abs=0.02)
 
