@@ -27,7 +27,9 @@ def model(tmp_path: Path) -> Path:
     return make_tiny_model(tmp_path / "tiny")
 
 
-def prompts_with_answers(model: Path, work: Path, folder: Path, temperature: float = 0.0) -> str:
+def prompts_with_answers(
+    model: Path, work: Path, folder: Path, temperature: float = 0.0, length: int = 12
+) -> str:
     """Write two prompt sets, and the text that the target would write for them."""
     folder.mkdir()
     documents = []
@@ -35,10 +37,10 @@ def prompts_with_answers(model: Path, work: Path, folder: Path, temperature: flo
         rows = [{"prompt": f"t{i + 3} {name}"} for i in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         documents += [
-            Document([i + 3, 0], torch.randint(3, 512, (12,)).tolist(), temperature, name)
+            Document([i + 3, 0], torch.randint(3, 512, (length,)).tolist(), temperature, name)
             for i in range(count)
         ]
-    recipe = evaluation_recipe(str(model), 3, [str(folder)], 12, CPU, temperature)
+    recipe = evaluation_recipe(str(model), 3, [str(folder)], length, CPU, temperature)
     shards = Shards(work / "text", ".jsonl", text_settings(recipe, read_prompts([folder])))
     shards.write(0, lambda path: write_documents(documents, path))
     return str(folder)
@@ -65,6 +67,20 @@ def test_every_head_is_judged_on_every_set(
     assert overall.agreement > 0
     print_evaluations(rows, 2)
     assert "overall" in capsys.readouterr().out
+
+
+def test_the_positions_make_up_the_whole(model: Path, tmp_path: Path):
+    prompts = prompts_with_answers(model, tmp_path / "work", tmp_path / "prompts", length=20)
+    init_head(str(model), tmp_path / "deep", exit_layer=5, head_type="transformer")
+    rows = evaluate(
+        [tmp_path / "deep"], str(model), [prompts], tmp_path / "work", CPU, 20, by_position=True
+    )
+    whole, *parts = (row.found for row in rows if row.prompts == OVERALL)
+    assert [row.positions for row in rows[-3:]] == [None, "0 to 15", "16 to 63"]
+    assert [part.rows for part in parts] == [8 * 16, 8 * 4]
+    hits = sum(part.acceptance * part.rows for part in parts)
+    assert hits == pytest.approx(whole.acceptance * whole.rows)
+    print_evaluations(rows, 2)
 
 
 def test_sampled_text_is_judged_by_what_would_be_drawn(

@@ -55,6 +55,9 @@ def add_commands(commands: Any) -> None:
         default=0.0,
         help="of the text; above 0 drafts are drawn with the target's noise",
     )
+    evaluate.add_argument(
+        "--by-position", action="store_true", help="also by the position in the answer"
+    )
     _common(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -207,6 +210,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.max_tokens,
         arguments.delay,
         arguments.temperature,
+        arguments.by_position,
     )
     print_evaluations(rows, arguments.stages, arguments.temperature)
     return 0

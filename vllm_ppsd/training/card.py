@@ -8,7 +8,7 @@ from typing import Any
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.recipe import Recipe
-from vllm_ppsd.training.validation import POSITIONS, Validation
+from vllm_ppsd.training.validation import Validation, buckets
 
 
 def write_card(
@@ -21,10 +21,9 @@ def write_card(
 ) -> None:
     """Write ``README.md`` for a head: what it is, how good, made how."""
     vocabulary = config.draft_vocab_size or config.target.vocab_size
-    ends = [*(f"to {end - 1}" for end in POSITIONS[1:]), "on"]
-    buckets = "\n".join(
-        f"| {start} {end} | {_share(share)} |"
-        for start, end, share in zip(POSITIONS, ends, found.by_position, strict=True)
+    positions = "\n".join(
+        f"| {name} | {_share(share)} |"
+        for name, share in zip(buckets(), found.by_position, strict=True)
     )
     layers = f" with {config.num_layers} decoder layer(s)" if config.num_layers else ""
     path.write_text(f"""# Exit head behind layer {config.exit_layer}
@@ -41,7 +40,7 @@ a plain pipeline of {stages} equal stages.
 
 | answer position | acceptance |
 | --- | --- |
-{buckets}
+{positions}
 
 Trained by self-distillation on {origin["answer_tokens"]} tokens that the target wrote in
 {origin["documents"]} answers. Recipe: `recipe.yaml`; command, versions and hashes of the data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,17 @@ class Batch:
             for name, value in self.__dict__.items()
         }
         return Batch(**moved)
+
+    def between(self, first: int, end: int | None) -> Batch:
+        """Return the batch with only the rows of answer tokens from ``first`` to before ``end``."""
+        kept = self.offsets >= first
+        if end is not None:
+            kept &= self.offsets < end
+        of_rows = ("rows", "offsets", "next", "top_ids", "top_logprobs", "final")
+        return replace(
+            self,
+            **{name: value[kept] for name in of_rows if (value := getattr(self, name)) is not None},
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vllm_ppsd.training.recipe import Cache, Generation, Recipe
 from vllm_ppsd.training.sampled import Sampled, judge_sampled
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import compute_dtype
-from vllm_ppsd.training.validation import Validation, validate
+from vllm_ppsd.training.validation import Validation, buckets, validate
 
 OVERALL = "overall"
 BATCH_TOKENS = 4096
@@ -30,11 +30,12 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One head on one prompt set (or on all, ``OVERALL``)."""
+    """One head on one prompt set (or on all, ``OVERALL``), or on some positions of all answers."""
 
     head: str
     exit_layer: int
     prompts: str
+    positions: str | None
     found: Validation | Sampled
 
 
@@ -47,6 +48,7 @@ def evaluate(
     max_tokens: int,
     delay: int = 0,
     temperature: float = 0.0,
+    by_position: bool = False,
 ) -> list[Evaluation]:
     """Return the acceptance of every head on every prompt set.
 
@@ -57,6 +59,7 @@ def evaluate(
         max_tokens: answer tokens per prompt at most.
         delay: ticks by which multi-depth heads have deeper states late.
         temperature: of the text; above 0 drafts are judged as they are drawn there.
+        by_position: judge all sets' answers by the position in the answer as well.
 
     Raises:
         PPSDConfigError: a head is broken or made for another model, or a prompt
@@ -87,7 +90,11 @@ def evaluate(
         head, vocabulary = trained(folder, model)
         head.to(device)
         sources = sorted({place.source for place in states.documents})
-        for source in [*sources, OVERALL]:
+        judged: list[tuple[str, str | None]] = [(source, None) for source in [*sources, OVERALL]]
+        if by_position:
+            longest = max(place.last_row - place.first_row for place in states.documents)
+            judged += [(OVERALL, name) for name, (first, _) in buckets().items() if first < longest]
+        for source, positions in judged:
             wanted = [d for d in states.documents if source in (d.source, OVERALL)]
             with (
                 Console().status(f"{folder.path.name} on {source}"),
@@ -96,7 +103,9 @@ def evaluate(
                 ),
             ):
                 batches = (
-                    states.batch(p, final=lm_head is not None).to(device)
+                    states.batch(p, final=lm_head is not None)
+                    .between(*(buckets()[positions] if positions else (0, None)))
+                    .to(device)
                     for p in pack(wanted, BATCH_TOKENS)
                 )
                 found = (
@@ -104,7 +113,9 @@ def evaluate(
                     if lm_head is None
                     else judge_sampled(head, batches, vocabulary, lm_head, temperature)
                 )
-            rows.append(Evaluation(folder.path.name, folder.config.exit_layer, source, found))
+            rows.append(
+                Evaluation(folder.path.name, folder.config.exit_layer, source, positions, found)
+            )
     return rows
 
 
@@ -136,11 +147,11 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: floa
     columns = ["head", "exit layer", "prompts", "tokens", "acceptance"]
     sampled = ["overlap", "argmax drafts"] if temperature else []
     table = Table(*columns, *sampled, f"speedup at {stages} stages")
-    for row in rows:
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
         table.add_row(
             row.head,
             str(row.exit_layer),
-            row.prompts,
+            row.prompts if row.positions is None else f"tokens {row.positions}",
             str(row.found.rows),
             f"{row.found.acceptance:.3f}",
             *(
@@ -149,7 +160,7 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: floa
                 else []
             ),
             f"{ideal_speedup(stages, row.found.acceptance):.2f}",
-            end_section=row.prompts == OVERALL,
+            end_section=after is None or after.head != row.head,
         )
     Console().print(table)
     text = f"text at temperature {temperature:g}, coupled drafts" if temperature else "greedy text"

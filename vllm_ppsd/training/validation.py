@@ -15,6 +15,15 @@ POSITIONS = (0, 16, 64, 128)
 """Where the buckets of answer positions begin, in tokens."""
 
 
+def buckets() -> dict[str, tuple[int, int | None]]:
+    """Return the buckets of answer positions, from and to before, by what tables call them."""
+    ends = [*POSITIONS[1:], None]
+    return {
+        f"{first} {'on' if end is None else f'to {end - 1}'}": (first, end)
+        for first, end in zip(POSITIONS, ends, strict=True)
+    }
+
+
 @dataclass(frozen=True)
 class Validation:
     """The head on held-out text.
