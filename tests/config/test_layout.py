@@ -11,6 +11,7 @@ from vllm_ppsd.config.layout import (
     check_partition,
     split_layers,
 )
+from vllm_ppsd.planning.shape import assumed_head
 
 SMOLLM2 = ModelShape(30, 576, 1536, 9, 3, 64, 49152)
 LLAMA_8B = ModelShape(32, 4096, 14336, 32, 8, 128, 128256)
@@ -30,6 +31,17 @@ def test_every_split_is_whole_and_starts_at_the_exit(shape: ModelShape, stages: 
         assert split[0] == exit_layer
         assert sum(split) == shape.num_layers
         assert min(split) >= 1
+
+
+def test_a_head_weighs_its_layers_maps_and_rows_of_the_lm_head():
+    head = assumed_head(SMOLLM2, 8)
+    hidden, layer = SMOLLM2.hidden_size, SMOLLM2.layer_weights
+    rows = head.draft_vocab_size
+    assert rows is not None
+    expected = 1 + (rows + hidden) * hidden / layer
+    assert SMOLLM2.head_cost(head) == pytest.approx(expected)
+    further_on = head.model_copy(update={"num_layers": 2, "start_layer": 16})
+    assert SMOLLM2.head_cost(further_on) == pytest.approx(expected + 1 + hidden**2 / layer)
 
 
 def test_the_last_stage_has_fewer_layers_for_its_lm_head():
