@@ -1,6 +1,6 @@
 """The acceptance that a served head reaches on prompt sets: what `vllm-ppsd eval` promises.
 
-A pipeline of two stages answers every prompt, several at once, and vLLM's own counters
+A pipeline, of two stages unless said, answers every prompt, several at once, and vLLM's own counters
 say what was drafted and accepted. In float32, as the text that `eval` judges on.
 
     python -m benchmarks.served MODEL --prompts FOLDER [--head ppsd] [--temperature 1]
@@ -25,7 +25,7 @@ def main() -> None:
     given = _parser().parse_args()
     llm = engines.start(
         given.model,
-        stages=2,
+        stages=given.stages,
         cores=given.cores.replace(",", "|"),
         dtype="float32",
         enforce_eager=True,
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__)
     arguments.add_model(parser)
     arguments.add_prompts(parser, limit=None, tokens=256)
+    parser.add_argument("--stages", type=int, default=2, help="of the pipeline")
     parser.add_argument("--temperature", type=float, default=0.0, help="of every request")
     parser.add_argument(
         "--draft-sampling",
