@@ -1,7 +1,7 @@
 """The acceptance that a served head reaches on prompt sets: what `vllm-ppsd eval` promises.
 
-A pipeline, of two stages unless said, answers every prompt, several at once, and vLLM's own counters
-say what was drafted and accepted. In float32, as the text that `eval` judges on.
+A pipeline, of two stages unless said, answers every prompt, several at once, and vLLM's
+own counters say what was drafted and accepted. In float32, as the text that `eval` judges on.
 
     python -m benchmarks.served MODEL --prompts FOLDER [--head ppsd] [--temperature 1]
 """
