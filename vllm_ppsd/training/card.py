@@ -26,6 +26,8 @@ def write_card(
         for name, share in zip(buckets(), found.by_position, strict=True)
     )
     layers = f" with {config.num_layers} decoder layer(s)" if config.num_layers else ""
+    if config.start_layer is not None:
+        layers += f" that started from the target's behind layer {config.start_layer}"
     path.write_text(f"""# Exit head behind layer {config.exit_layer}
 
 A {config.head_type} head{layers} for {Path(recipe.model).name}
