@@ -67,22 +67,6 @@ def test_layers_that_start_further_on_learn_from_the_states_there(recipe: Recipe
         fit(other, work, tmp_path / "other", DEVICE, 2, "two")
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"start_layer": 3}, "start from layers 4 to"),
-        ({"start_layer": 6}, "start from layers 4 to 5"),
-        ({"start_layer": 4, "head": "lens"}, "only a transformer head has layers"),
-        ({"start_layer": 5}, "exit-5.*not cached"),
-    ],
-)
-def test_a_start_that_cannot_be_is_refused(
-    recipe: Recipe, tmp_path: Path, changes: dict[str, object], match: str
-):
-    with pytest.raises(TrainingError, match=match):
-        fit(recipe.model_copy(update=changes), tmp_path / "work", tmp_path / "x", DEVICE, 2, "one")
-
-
 def test_a_head_goes_on_where_the_other_ended(recipe: Recipe, tmp_path: Path):
     work, first, second = tmp_path / "work", tmp_path / "first", tmp_path / "second"
     before = fit(recipe, work, first, DEVICE, 2, "one")

@@ -169,7 +169,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    from vllm_ppsd.training.distill import learned_from
+    from vllm_ppsd.training.request import learned_from
     from vllm_ppsd.training.states import cache_states
 
     recipe = _recipe(arguments)

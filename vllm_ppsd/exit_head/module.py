@@ -233,13 +233,12 @@ class ExitHead(nn.Module):
         deeper: torch.Tensor | None,
     ) -> torch.Tensor:
         state = hidden_states if residual is None else hidden_states + residual
-        onward = state
         if self.input_map is not None:
             added, _ = self.input_map(state)
-            onward = onward + added
+            state = state + added
         if deeper is not None:
-            onward = self._add(onward, self.deeper_in, deeper)
-        return onward
+            state = self._add(state, self.deeper_in, deeper)
+        return state
 
     @staticmethod
     def _add(state: torch.Tensor, projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:

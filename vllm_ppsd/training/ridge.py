@@ -56,10 +56,10 @@ class Ridge:
 
 
 @torch.no_grad()
-def fit_output_map(head: TrainableHead, batches: Iterable[Batch], penalty: float = PENALTY) -> None:
+def fit_output_map(head: TrainableHead, batches: Iterable[Batch]) -> None:
     """Set ``head.map`` and ``head.deeper_out`` to the ridge solution over ``batches``.
 
-    Minimises ``|X W + b - F|² + penalty · n · mean(diag XᵀX / n) |W|²`` over the rows
+    Minimises ``|X W + b - F|² + PENALTY · n · mean(diag XᵀX / n) |W|²`` over the rows
     X of features (and deeper states) and F of final states.
 
     Args:
@@ -74,7 +74,7 @@ def fit_output_map(head: TrainableHead, batches: Iterable[Batch], penalty: float
         deeper = None if batch.deeper is None else batch.deeper[batch.rows]
         ridge.add(_with(found, deeper), batch.final)
     squares = ridge.squares
-    _set([head.map, *head.deeper_out], *ridge.solve((penalty * squares.mean()).expand_as(squares)))
+    _set([head.map, *head.deeper_out], *ridge.solve((PENALTY * squares.mean()).expand_as(squares)))
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ from vllm_ppsd.files import write_whole
 from vllm_ppsd.planning.plan import plans
 from vllm_ppsd.planning.shape import shape_of
 from vllm_ppsd.planning.times import assumed_profile
-from vllm_ppsd.training.distill import check_layers, fit, learned_from, starting_head
+from vllm_ppsd.training.distill import fit
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.recipe import Recipe
+from vllm_ppsd.training.request import check_layers, learned_from, starting_head
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.validation import Validation
 
