@@ -37,7 +37,7 @@ def test_a_batch_holds_its_documents_one_behind_the_other(states: StateSet):
 def test_states_of_another_layer_are_packed_the_same_way(states: StateSet):
     chosen = [states.documents[3], states.documents[0]]
     assert torch.equal(states.behind(2, chosen), states.batch(chosen).states)
-    with pytest.raises(TrainingError, match="exit-5.*layer 5 are not cached"):
+    with pytest.raises(TrainingError, match=r"exit-5.*layer 5 are not cached"):
         states.behind(5, chosen)
 
 
