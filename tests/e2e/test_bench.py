@@ -26,9 +26,12 @@ def test_every_method_answers(tiny_llama: Path, tmp_path: Path):
     assert len(rows) == 2 * len(METHODS)
     for temperature in (0.0, 1.0):
         ours = rows[temperature, "ppsd"]
-        assert ours["identical"] == ours["runs"] == 2
+        assert ours["runs"] == 2
         assert ours["acceptance"] > 0
+    assert rows[0.0, "ppsd"]["identical"] == 2
     assert rows[1.0, "ppsd"]["acceptance"] < 1
     assert (output / "bench.png").stat().st_size > 10_000
     table = (output / "bench.md").read_text()
     assert "assistant_early_exit=3" in table
+    # Coupled drafts draw with another noise than vLLM's sampler.
+    assert table.count("other noise") == 1
