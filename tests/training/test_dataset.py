@@ -34,11 +34,11 @@ def test_a_batch_holds_its_documents_one_behind_the_other(states: StateSet):
         assert torch.equal(getattr(both, name), torch.cat([getattr(b, name) for b in alone]))
 
 
-def test_states_of_another_layer_are_packed_the_same_way(states: StateSet):
+def test_states_of_another_layer_are_packed_the_same_way(states: StateSet, tmp_path: Path):
     chosen = [states.documents[3], states.documents[0]]
-    assert torch.equal(states.behind(2, chosen), states.batch(chosen).states)
+    assert torch.equal(StateSet(tmp_path, 2).batch(chosen).states, states.batch(chosen).states)
     with pytest.raises(TrainingError, match=r"exit-5.*layer 5 are not cached"):
-        states.behind(5, chosen)
+        StateSet(tmp_path, 5)
 
 
 def test_packs_hold_every_document_once_and_stay_within_bounds(states: StateSet):

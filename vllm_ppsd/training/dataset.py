@@ -106,8 +106,6 @@ class StateSet:
         delay: int = 0,
     ) -> None:
         self._files: list[tuple[Any, list[Any]]] = []
-        self._names: list[str] = []
-        self._folder = folder
         self._depths, self._delay = len(deeper_layers), delay
         layers = cached_layers(exit_layer, deeper_layers)
         self.documents: list[Place] = []
@@ -116,7 +114,6 @@ class StateSet:
             self.documents += _places(len(self._files), file)
             cached = [_open_states(folder, layer, path.name) for layer in layers]
             self._files.append((file, cached))
-            self._names.append(path.name)
         if not self.documents:
             raise TrainingError(f"{folder} holds no states; cache them first")
 
@@ -171,21 +168,6 @@ class StateSet:
             offset += place.length
         tensors = {name: torch.cat(pieces) for name, pieces in parts.items()}
         return Batch(lengths=tuple(place.length for place in documents), **tensors)
-
-    def behind(self, layer: int, documents: Sequence[Place]) -> torch.Tensor:
-        """Return the states behind another layer, [tokens, hidden], packed as by ``batch``.
-
-        Raises:
-            TrainingError: they are not cached.
-        """
-        return torch.cat(
-            [
-                _open_states(self._folder, layer, self._names[place.shard]).get_slice("states")[
-                    place.start : place.end
-                ]
-                for place in documents
-            ]
-        )
 
     def token_counts(self, documents: Sequence[Place], vocab_size: int) -> torch.Tensor:
         """Return how often the target wrote each token, or might have: float64 [vocabulary].

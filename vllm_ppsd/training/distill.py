@@ -103,7 +103,7 @@ def _fit(
     accelerator.init_trackers(TENSORBOARD)
     head.to(accelerator.device)
     if not before:
-        _fit_maps(recipe, head, states, documents, accelerator.device)
+        _fit_maps(recipe, head, states, documents, work, accelerator.device)
     found = Fit(head, states, vocabulary, settings, folder, accelerator, stages).run()
     if accelerator.is_main_process:
         origin = _origin(recipe, states, found, command) | {"from_head": ancestry}
@@ -121,6 +121,7 @@ def _fit_maps(
     head: TrainableHead,
     states: StateSet,
     documents: Sequence[Place],
+    work: Path,
     device: torch.device,
 ) -> None:
     """Give the maps of a new head their start; the output map's depends on the input map's."""
@@ -128,9 +129,9 @@ def _fit_maps(
     packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
     some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
     if recipe.start_layer is not None:
-        start = recipe.start_layer
+        goals = StateSet(work / "states", recipe.start_layer)
         with Console().status("fitting the input map by ridge regression"):
-            fit_input_map(head, ((states.batch(p), states.behind(start, p)) for p in some))
+            fit_input_map(head, ((states.batch(p), goals.batch(p).states) for p in some))
     if recipe.output_map:
         with Console().status("fitting the output map by ridge regression"):
             fit_output_map(head, (states.batch(p, final=True).to(device) for p in some))
