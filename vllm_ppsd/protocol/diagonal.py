@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from vllm_ppsd.protocol.retirement import Lane
+from vllm_ppsd.protocol.tick import Lane
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class DiagonalBook(Generic[T]):
         tick = tuple(lanes)
         for lane in tick:
             kept = self._entries.setdefault(lane.request_id, {})
-            oldest = lane.position - max(self._lags) - 1
+            oldest = lane.position - max(self._lags)
             for position in [p for p in kept if p >= lane.position or p < oldest]:
                 del kept[position]
             kept[lane.end - 1] = _Entry(self._ticks)
@@ -78,20 +78,13 @@ class DiagonalBook(Generic[T]):
         ]
         return max(0, max(ticks, default=-1) + 1 - self._arrived[source])
 
-    def read(self, lane: Lane, source: int, late: bool) -> T | None:
+    def read(self, lane: Lane, source: int) -> T | None:
         """Return what a lane reads of a source; None if there is nothing.
 
         Prompts read nothing: their positions go through the pipeline at once.
-
-        Args:
-            late: whether the state of one position before will do if this one's is
-                not in.
         """
-        for lag in range(self._lags[source], self._lags[source] + 1 + late):
-            entry = self._entry(lane, lag)
-            if entry is not None and source in entry.states:
-                return entry.states[source]
-        return None
+        entry = self._entry(lane, self._lags[source])
+        return entry.states.get(source) if entry is not None else None
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""

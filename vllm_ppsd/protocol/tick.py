@@ -1,0 +1,152 @@
+"""The values that travel: a tick through the stages, drafts along with it, a judgement back.
+
+The scheduler makes a ``Tick``, stage 0 its ``Drafts``, the last stage its ``Judgement``. Each is
+made once and passed whole: what it decides is decided nowhere else.
+
+A request has one lane in a tick, or several *siblings*, which stand at the same position and
+embed different candidates for it. A lane carries one token, or a *burst* of several. With one
+lane of one token per request this is plain verify-while-draft, which is all that the engine
+uses so far.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One row of a tick: some tokens of one request. ``tick`` and ``rank`` are its identity.
+
+    Attributes:
+        request_id: the engine's id of the request.
+        tick: number of the tick.
+        position: position of the lane's first token in the sequence.
+        length: number of its tokens: 1 to 8 in decoding, more in a prompt.
+        drafted: how many of its tokens, the last ones, are drafts: the scheduler does not
+            know them.
+        samples: how many of its rows, the last ones, sample a token; 0 in a prompt's chunks
+            before the last.
+        behind: number of the tick behind which stage 0 drafted the lane's tokens, all of which
+            are drafts then; None for a *root*, which starts with a known token.
+        rank: which of the candidates drafted there it embeds; its place among its siblings.
+        parent: rank of the lane in tick ``behind`` that it goes on from. Stage 0 fills it in
+            where there are several.
+    """
+
+    request_id: str
+    tick: int
+    position: int
+    length: int = 1
+    drafted: int = 0
+    samples: int = 1
+    behind: int | None = None
+    rank: int = 0
+    parent: int = 0
+
+    @property
+    def end(self) -> int:
+        """Position of the token that the lane's last row samples."""
+        return self.position + self.length
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it starts with a known token, so that it counts whatever was drafted."""
+        return self.behind is None
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """What the scheduler decides for one engine step.
+
+    Attributes:
+        number: ticks are numbered in the order in which the scheduler makes them.
+        lanes: siblings stand together, by rank.
+        no_draft_req_ids: requests that will not be sent on before this tick's result is back:
+            a draft behind their lanes would be for nothing.
+        seeds: seeds of new requests, where PPSD's noise samples.
+        left: requests that have left the engine since the tick before.
+    """
+
+    number: int
+    lanes: tuple[Lane, ...]
+    no_draft_req_ids: frozenset[str] = frozenset()
+    seeds: dict[str, int] = {}
+    left: tuple[str, ...] = ()
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A token that the exit head proposes.
+
+    Attributes:
+        token: in the target's vocabulary.
+        step: 1 if it was drafted from a fresh exit state, 2 and more if the head went on from
+            its own prediction.
+        probability: the head's, where somebody reads it.
+    """
+
+    token: int
+    step: int = 1
+    probability: float | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What one lane of a request's next tick may embed.
+
+    Attributes:
+        drafts: one per token of that lane.
+        parent: rank of the lane that it was drafted behind.
+    """
+
+    drafts: tuple[Draft, ...]
+    parent: int = 0
+
+
+class Drafts(msgspec.Struct, frozen=True):
+    """What stage 0 drafted in a tick.
+
+    Attributes:
+        tick: number of the tick.
+        candidates: by request, best first; a lane of the next tick embeds the one of its rank.
+        entered: by request, the drafts behind a root's known tokens in this very tick.
+    """
+
+    tick: int
+    candidates: dict[str, tuple[Candidate, ...]] = {}
+    entered: dict[str, tuple[Draft, ...]] = {}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What the last stage decided about a request's lanes in a tick: one lane counted.
+
+    Attributes:
+        request_id: the engine's id of the request.
+        rank: of the lane that counted.
+        tokens: the tokens retired.
+        compared: how many of ``tokens``, the first ones, were compared with a draft. All are,
+            unless nothing was drafted behind the lane.
+        accepted: how many of those, the first ones, equal their draft.
+        continues: rank of the lane of the request's next tick that goes on; None if none does.
+    """
+
+    request_id: str
+    tokens: tuple[int, ...]
+    compared: int
+    accepted: int
+    continues: int | None = None
+    rank: int = 0
+
+    @property
+    def missed(self) -> bool:
+        """Whether a draft was wrong, so that all that is in flight of the request is stale."""
+        return self.accepted < self.compared
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What the last stage decided in a tick. Only lanes that count and sample have an outcome.
+
+    Attributes:
+        tick: number of the tick.
+        outcomes: by request.
+    """
+
+    tick: int
+    outcomes: dict[str, Outcome] = {}
