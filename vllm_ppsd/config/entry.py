@@ -87,7 +87,6 @@ def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) ->
             exit_layer=exit_layer,
             layer_partition=partition,
             deeper_layers=_deeper_layers(head, partition),
-            feedback=options.get("feedback", "wait"),
             draft_threshold=options.get("draft_threshold", _draft_threshold(head, shape, stages)),
             draft_sampling=options.get(
                 "draft_sampling", "coupled" if stages > 1 else "probabilistic"
@@ -158,12 +157,11 @@ def _check_for_pipelines(options: dict[str, Any], stages: int) -> None:
     """Refuse on one device what is for pipelines."""
     if stages > 1:
         return
-    for name, why in (
-        ("load_adaptive", "whose stages requests share"),
-        ("feedback", "whose later stages send their states back"),
-    ):
-        if name in options:
-            raise PPSDConfigError(f"{name} is for a pipeline, {why}; on one device, leave it out")
+    if "load_adaptive" in options:
+        raise PPSDConfigError(
+            "load_adaptive is for a pipeline, whose stages requests share; on one device, leave "
+            "it out"
+        )
 
 
 def _deeper_layers(head: ExitHeadFolder | None, partition: list[int]) -> list[int]:

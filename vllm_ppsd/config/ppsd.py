@@ -68,14 +68,11 @@ class PPSDConfig(SpeculativeConfig):
     draft_sampling: Literal["greedy", "coupled", "probabilistic"] = "greedy"
     """How drafts for sampled requests are made: ``greedy``, the head's most probable
     token; ``coupled`` (pipelines), with the noise that the last stage samples with;
-    ``probabilistic``, drawn from the head's distribution, which whoever verifies is told."""
+    ``probabilistic`` (one device), drawn from the head's distribution, which vLLM's
+    rejection sampler is given."""
 
     deeper_layers: list[int] = dataclasses.field(default_factory=list)
     """Of a multi-depth head, the ends of the stages whose states it reads."""
-
-    feedback: Literal["wait", "arrived"] = "wait"
-    """In a pipeline with a multi-depth head: whether a draft waits for the newest states
-    of later stages, or takes what has arrived."""
 
     load_adaptive: bool = True
     """In a pipeline, let requests draft only as far as the stages have room."""
@@ -99,15 +96,11 @@ class PPSDConfig(SpeculativeConfig):
                 f"draft_threshold={self.draft_threshold} is for one device (pipeline size 1); in "
                 "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
             )
-        if self.draft_sampling == "coupled" and not self.is_pipelined:
+        other = "probabilistic" if self.is_pipelined else "coupled"
+        if self.draft_sampling == other:
+            place = "one device" if self.is_pipelined else "a pipeline"
             raise PPSDConfigError(
-                "draft_sampling='coupled' is for a pipeline; leave it out, or say 'greedy'"
-            )
-        tensor_parallel = getattr(self.target_parallel_config, "tensor_parallel_size", 1)
-        if self.feedback == "arrived" and tensor_parallel > 1:
-            raise PPSDConfigError(
-                "feedback='arrived' does not go with tensor parallelism: its ranks must draft "
-                "alike, and states need not arrive alike; leave feedback out"
+                f"draft_sampling={other!r} is for {place}; leave it out, or say 'greedy'"
             )
         if self.model is None and self.max_drafts:
             if not self.is_pipelined:
@@ -167,7 +160,6 @@ USER_OPTIONS: tuple[str, ...] = (
     "exit_layer",
     "draft_threshold",
     "draft_sampling",
-    "feedback",
     "load_adaptive",
     "synthetic_drafter",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -11,7 +11,15 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import Decoding, FixedDepth, LoadPolicy, TickCosts
+from vllm_ppsd.protocol import (
+    Admitted,
+    Decoding,
+    FixedDepth,
+    Lane,
+    LoadPolicy,
+    Outcome,
+    TickCosts,
+)
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -34,8 +42,6 @@ class Admission:
         if config.load_adaptive and config.max_drafts:
             self._load = LoadPolicy(stages, config.max_drafts, self._costs)
         self._policy = self._load or FixedDepth(config.max_drafts)
-        self._decoding: set[str] = set()
-        self._drafting: set[str] = set()
         self._drafted: dict[str, bool] = {}
         self._in_flight = 0
         self._last_result: float | None = None
@@ -45,8 +51,8 @@ class Admission:
         """Whether nothing is to be scheduled for ``requests`` until a result is in."""
         return self._policy.full(requests, self._in_flight)
 
-    def admitted(self, running: Sequence[Request], waiting: int) -> set[str]:
-        """Return the ids of the decoding requests that enter the next tick.
+    def admit(self, running: Sequence[Request], waiting: int) -> Admitted:
+        """Decide which decoding requests enter the next tick, and which of them draft.
 
         Args:
             running: the scheduler's running requests.
@@ -64,27 +70,31 @@ class Admission:
             for r in running
             if not r.is_prefill_chunk
         ]
-        chosen = self._policy.admit(decoding, waiting > 0 or len(decoding) < len(running))
-        self._decoding = {r.request_id for r in decoding}
-        self._drafting = chosen.drafting
+        admitted = self._policy.admit(decoding, waiting > 0 or len(decoding) < len(running))
         self._log(len(decoding))
-        return chosen.entering
+        return admitted
 
-    def sent(self, scheduler_output: SchedulerOutput) -> set[str]:
-        """A tick was scheduled; return the requests that need no draft behind their lane."""
-        self._in_flight += bool(scheduler_output.num_scheduled_tokens)
-        for request_id in scheduler_output.finished_req_ids:
+    def sent(self, admitted: Admitted, lanes: Sequence[Lane], left: Iterable[str]) -> set[str]:
+        """A tick was made; return the requests that need no draft behind their lane.
+
+        Args:
+            admitted: what was decided for it.
+            lanes: of the tick.
+            left: requests that have left the engine.
+        """
+        self._in_flight += bool(lanes)
+        for request_id in left:
             self._drafted.pop(request_id, None)
             if self._load is not None:
                 self._load.acceptance.forget(request_id)
-        entered = set(scheduler_output.num_scheduled_tokens)
-        prompts = entered - self._decoding
-        if prompts and not self._policy.drafts_beside_prompts(len(self._decoding | entered)):
-            quiet = entered
+        entered = {lane.request_id for lane in lanes}
+        prompts = entered - admitted.decoding
+        if prompts and not self._policy.drafts_beside_prompts(len(admitted.decoding | entered)):
+            no_draft = entered
         else:
-            quiet = entered - prompts - self._drafting
-        self._drafted |= {request_id: request_id not in quiet for request_id in entered}
-        return quiet
+            no_draft = entered - prompts - admitted.drafting
+        self._drafted |= {request_id: request_id not in no_draft for request_id in entered}
+        return no_draft
 
     def received(self, scheduler_output: SchedulerOutput, output: ModelRunnerOutput) -> None:
         """A tick's result is in: time it if stages had nothing to wait for."""
@@ -102,10 +112,11 @@ class Admission:
         full = self._in_flight >= self._stages - 1
         self._last_result = now if ordinary and full else None
 
-    def judged(self, request_id: str, hit: bool) -> None:
-        """A draft was compared with the retired token."""
+    def judged(self, outcome: Outcome) -> None:
+        """Drafts of a request were compared with what the last stage sampled."""
         if self._load is not None:
-            self._load.acceptance.judged(request_id, hit)
+            for i in range(outcome.compared):
+                self._load.acceptance.judged(outcome.request_id, hit=i < outcome.accepted)
 
     def _log(self, decoding: int) -> None:
         at, drafting = self._logged

@@ -1,29 +1,27 @@
-"""What the scheduler sends: vLLM's tick, where stage 0 need not draft, and seeds."""
+"""What the scheduler sends: vLLM's step, and PPSD's tick."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Self
 
 from vllm.v1.core.sched.output import SchedulerOutput
 
+from vllm_ppsd.protocol import Tick
+
 
 @dataclass
 class PPSDSchedulerOutput(SchedulerOutput):
-    """A tick.
+    """A step.
 
     Attributes:
-        quiet: ids of requests that will not be sent on before this tick's result is
-            back; a draft behind their lanes would be for nothing.
-        seeds: of the requests that are new, unless vLLM's sampler draws.
+        tick: what PPSD's scheduler decided for it.
     """
 
-    quiet: frozenset[str] = field(default_factory=frozenset)
-    seeds: dict[str, int] = field(default_factory=dict)
+    tick: Tick = field(kw_only=True)
 
     @classmethod
-    def of(cls, output: SchedulerOutput, quiet: Iterable[str], seeds: dict[str, int]) -> Self:
-        """Return ``output`` with ``quiet`` and ``seeds``."""
+    def of(cls, output: SchedulerOutput, tick: Tick) -> Self:
+        """Return ``output`` with a tick."""
         values = {f.name: getattr(output, f.name) for f in fields(SchedulerOutput)}
-        return cls(**values, quiet=frozenset(quiet), seeds=seeds)
+        return cls(**values, tick=tick)

@@ -1,12 +1,13 @@
 """The scheduler of verify-while-draft: vLLM's async scheduler, with admission and flushes.
 
 ``AsyncScheduler`` already sends a position on before its token is known. This
-subclass decides who enters each tick (``Admission``), judges each retired token
-against stage 0's draft, and rewinds the request on a miss.
+subclass decides who enters each tick (``Admission``), makes the ``Tick`` that the stages are
+sent, and rewinds a request where the last stage's judgement says that a draft was wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -20,8 +21,9 @@ from vllm.v1.spec_decode.metrics import SpecDecodingStats
 from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.request import hide
-from vllm_ppsd.protocol import Flight, flush
+from vllm_ppsd.protocol import Flight, Lane, Outcome, TickBook, flush
 from vllm_ppsd.sampling.seeds import Arrivals
+from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 
 _HELD = 2**62
 """A step that never comes: the request does not enter this tick."""
@@ -40,7 +42,8 @@ class PPSDScheduler(AsyncScheduler):
         self._admission = Admission(config, stages)
         self._most_drafts: int = config.num_speculative_tokens
         self._arrivals = Arrivals(vllm_config.model_config.seed) if config.makes_noise else None
-        self._drafts: dict[str, int] = {}
+        self._ticks = TickBook()
+        self._outcomes: dict[str, Outcome] = {}
         self._step_stats: SpecDecodingStats | None = None
 
     def add_request(self, request: Request) -> None:
@@ -60,40 +63,52 @@ class PPSDScheduler(AsyncScheduler):
         return super().has_requests() and not self._admission.full(sum(self.get_request_counts()))
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        admitted = self._admission.admitted(self.running, self.get_request_counts()[1])
+        admitted = self._admission.admit(self.running, self.get_request_counts()[1])
         for request in self.running:
-            held = request.request_id not in admitted or _covered(request)
+            held = request.request_id not in admitted.entering or _covered(request)
             held &= not request.is_prefill_chunk
             request.next_decode_eligible_step = _HELD if held else 0
         scheduler_output = super().schedule(*args, **kwargs)
+        lanes = [self._lane(*lane) for lane in _lanes_of(scheduler_output)]
+        left = scheduler_output.finished_req_ids
         seeds: dict[str, int] = {}
         if self._arrivals is not None:
             seeds = self._arrivals.of(new.req_id for new in scheduler_output.scheduled_new_reqs)
             # A name may be in use again.
-            self._arrivals.forget(scheduler_output.finished_req_ids - self.requests.keys())
+            self._arrivals.forget(left - self.requests.keys())
+        no_draft = self._admission.sent(admitted, lanes, left)
         return PPSDSchedulerOutput.of(
-            scheduler_output, self._admission.sent(scheduler_output), seeds
+            scheduler_output, self._ticks.tick(lanes, no_draft, seeds, left)
         )
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> Any:
-        self._drafts = getattr(model_runner_output, "drafts", {})
+        # Without lanes vLLM's own output comes back.
+        self._outcomes = {}
+        if isinstance(model_runner_output, PPSDModelRunnerOutput):
+            self._outcomes = model_runner_output.judgement.outcomes
         self._admission.received(scheduler_output, model_runner_output)
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
-        token = new_token_ids[0]
         kept, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
-        draft = self._drafts.get(request.request_id)
-        if draft is not None:
-            self._admission.judged(request.request_id, hit=draft == token)
-            self._observe(request, hit=draft == token)
-            if draft != token and not stopped and not is_stale:
+        outcome = self._outcomes.get(request.request_id)
+        if outcome is not None and outcome.compared:
+            self._admission.judged(outcome)
+            self._observe(request, outcome)
+            if outcome.missed and not stopped and not is_stale:
                 self._flush(request)
         return kept, stopped
+
+    def _lane(self, request_id: str, position: int, known: bool, length: int) -> Lane:
+        """Return a lane of the next tick."""
+        samples = not self.requests[request_id].is_prefill_chunk
+        return self._ticks.lane(
+            request_id, position, length, known=length if known else 0, samples=int(samples)
+        )
 
     def make_stats(self, spec_decoding_stats: Any = None, *args: Any, **kwargs: Any) -> Any:
         stats, self._step_stats = self._step_stats, None
@@ -119,19 +134,38 @@ class PPSDScheduler(AsyncScheduler):
         request.num_stale_output_tokens = after.stale
         request.drop_stale_output = False
 
-    def _observe(self, request: Request, hit: bool) -> None:
-        """Feed vLLM's own statistics: one draft of one token, accepted or not."""
+    def _observe(self, request: Request, outcome: Outcome) -> None:
+        """Feed vLLM's own statistics: so many tokens drafted, so many accepted."""
         if request.spec_decode_metrics is not None:
             request.spec_decode_metrics.observe(
-                num_draft_tokens=1,
-                num_accepted=int(hit),
+                num_draft_tokens=outcome.compared,
+                num_accepted=outcome.accepted,
                 detailed=self.spec_decode_metrics_level == "detailed",
             )
         if not self.log_stats:
             return
         if self._step_stats is None:
             self._step_stats = SpecDecodingStats.new(self._most_drafts)
-        self._step_stats.observe_draft(num_draft_tokens=1, num_accepted_tokens=int(hit))
+        self._step_stats.observe_draft(
+            num_draft_tokens=outcome.compared, num_accepted_tokens=outcome.accepted
+        )
+
+
+def _lanes_of(scheduler_output: SchedulerOutput) -> Iterator[tuple[str, int, bool, int]]:
+    """Yield request id, position, whether its tokens are known, and length of every lane.
+
+    In a pipeline without async scheduling, ``new_token_ids`` holds the tokens that
+    the scheduler knows for the scheduled positions; an empty list is a position
+    whose token it does not know.
+    """
+    length = scheduler_output.num_scheduled_tokens
+    for new in scheduler_output.scheduled_new_reqs:
+        yield new.req_id, new.num_computed_tokens, True, length[new.req_id]
+    cached = scheduler_output.scheduled_cached_reqs
+    for request_id, known, position in zip(
+        cached.req_ids, cached.new_token_ids, cached.num_computed_tokens, strict=True
+    ):
+        yield request_id, position, bool(known), length[request_id]
 
 
 def _covered(request: Request) -> bool:

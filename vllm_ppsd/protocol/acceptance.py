@@ -31,7 +31,7 @@ class AcceptanceBook:
         self._rates[request_id] = before + (hit - before) / MEMORY
         self.overall += (hit - self.overall) / MEMORY
 
-    def passed_over(self, request_id: str) -> None:
+    def decay_to_prior(self, request_id: str) -> None:
         """A request was not let draft: doubt what is known of it a little."""
         before = self.rate(request_id)
         self._rates[request_id] = before + (PRIOR - before) / self._doubt

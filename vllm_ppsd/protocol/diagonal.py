@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from vllm_ppsd.protocol.drafting import OrderError
 from vllm_ppsd.protocol.tick import Lane
 
 T = TypeVar("T")
@@ -38,8 +39,6 @@ class DiagonalBook(Generic[T]):
 
     def __init__(self, lags: Sequence[int]) -> None:
         self._lags = tuple(lags)
-        self._ticks = 0
-        self._arrived = [0] * len(lags)
         self._awaited: list[deque[tuple[Lane, ...]]] = [deque() for _ in lags]
         self._entries: dict[str, dict[int, _Entry[T]]] = {}
 
@@ -51,19 +50,24 @@ class DiagonalBook(Generic[T]):
             oldest = lane.position - max(self._lags)
             for position in [p for p in kept if p >= lane.position or p < oldest]:
                 del kept[position]
-            kept[lane.end - 1] = _Entry(self._ticks)
-        self._ticks += 1
+            kept[lane.end - 1] = _Entry(lane.tick)
         for awaited in self._awaited:
             awaited.append(tick)
 
-    def arrive(self, source: int, states: Sequence[T] | None) -> None:
+    def arrive(self, source: int, tick: int, states: Sequence[T] | None) -> None:
         """The states of the oldest tick that a source owes are in.
 
         Args:
+            source: which source.
+            tick: number of the tick that they are of.
             states: one per lane, of its last position; None if the stage did not run it.
+
+        Raises:
+            OrderError: they are of another tick.
         """
-        tick, lanes = self._arrived[source], self._awaited[source].popleft()
-        self._arrived[source] += 1
+        lanes = self._awaited[source].popleft()
+        if tick != lanes[0].tick:
+            raise OrderError(f"states of tick {tick} came where {lanes[0].tick}'s were due")
         for lane, state in zip(lanes, states or (), strict=states is not None):
             entry = self._entries.get(lane.request_id, {}).get(lane.end - 1)
             if entry is not None and entry.tick == tick:
@@ -76,7 +80,8 @@ class DiagonalBook(Generic[T]):
             for lane in lanes
             if (entry := self._entry(lane, self._lags[source])) is not None
         ]
-        return max(0, max(ticks, default=-1) + 1 - self._arrived[source])
+        newest = max(ticks, default=-1)
+        return sum(awaited[0].tick <= newest for awaited in self._awaited[source])
 
     def read(self, lane: Lane, source: int) -> T | None:
         """Return what a lane reads of a source; None if there is nothing.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from vllm_ppsd.protocol.tick import Candidate, Judgement, Lane, Outcome, Tick
+from vllm_ppsd.protocol.tick import Candidate, Drafts, Judgement, Lane, Outcome, Tick
 
 
 class MissingDraftError(RuntimeError):
@@ -76,9 +76,10 @@ class DraftBook(StaleBook):
         super().__init__()
         self._drafted: dict[str, tuple[int, Sequence[Candidate]]] = {}
 
-    def propose(self, tick: int, request_id: str, candidates: Sequence[Candidate]) -> None:
-        """Record what was drafted behind a request's lanes in a tick."""
-        self._drafted[request_id] = (tick, candidates)
+    def propose(self, drafts: Drafts) -> None:
+        """Record what was drafted in a tick."""
+        for request_id, candidates in drafts.candidates.items():
+            self._drafted[request_id] = (drafts.tick, candidates)
 
     def inputs(self, lane: Lane) -> list[int]:
         """Return the drafted tokens of a lane that has arrived.

@@ -57,10 +57,12 @@ class Admitted:
     Attributes:
         entering: ids of the requests that enter it.
         drafting: ids of the requests behind whose lanes stage 0 drafts.
+        decoding: ids of all requests that were asked about.
     """
 
     entering: set[str]
     drafting: set[str]
+    decoding: set[str]
 
 
 class FixedDepth:
@@ -91,7 +93,7 @@ class FixedDepth:
                 self._max_drafts if r.request_id in drafting else 0, alone=len(requests) == 1
             )
         }
-        return Admitted(entering, drafting)
+        return Admitted(entering, drafting, {r.request_id for r in requests})
 
 
 class LoadPolicy:
@@ -147,7 +149,7 @@ class LoadPolicy:
             elif request.unverified == 0 and sure > 0:
                 entering.add(request.request_id)
                 sure -= 1
-        return Admitted(entering, drafting)
+        return Admitted(entering, drafting, {r.request_id for r in requests})
 
     def drafts_beside_prompts(self, requests: int) -> bool:
         """Whether stage 0 drafts in a tick that carries a prompt.
@@ -179,7 +181,7 @@ class LoadPolicy:
         if len(requests) > 1 and worth[self.drafting] < MARGIN * worth[0]:
             self.drafting = 0
         for request_id in ranked[self.drafting :]:
-            self.acceptance.passed_over(request_id)
+            self.acceptance.decay_to_prior(request_id)
         return set(ranked[: self.drafting])
 
     def _tokens_per_tick(self, alpha: float) -> float:

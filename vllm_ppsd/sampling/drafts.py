@@ -19,25 +19,18 @@ def is_greedy(sampling: Any) -> bool:
     return bool(sampling.temperature < GREEDY)
 
 
-def draw(
-    logits: torch.Tensor,
-    samplings: Sequence[Any],
-    states: Sequence[int],
-    token_ids: torch.Tensor,
-) -> torch.Tensor:
-    """Return one draft per row.
+def draw(shaped: torch.Tensor, states: Sequence[int], token_ids: torch.Tensor) -> torch.Tensor:
+    """Return one token per row, drawn from ``softmax(shaped)``.
 
     Args:
-        logits: float32 [rows, draft vocabulary], the head's; not changed.
-        samplings: each row's ``SamplingParams``, none greedy.
+        shaped: float32 [rows, draft vocabulary], of ``shape``.
         states: each row's generator state for the position that is drafted.
         token_ids: int64 [draft vocabulary], ids in the target's vocabulary.
 
     Returns:
         int64 [rows], ids in the target's vocabulary.
     """
-    shaped = shape(logits, samplings)
-    noise = exponential_noise(torch.tensor(states, device=logits.device), token_ids)
+    noise = exponential_noise(torch.tensor(states, device=shaped.device), token_ids)
     return token_ids[choose(shaped, noise)]
 
 

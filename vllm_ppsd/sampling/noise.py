@@ -35,19 +35,7 @@ def state(seed: int, position: int) -> int:
         seed: of the request.
         position: of the sampled token in the sequence.
     """
-    found = mix(mix(seed + _GAMMA) + position * _GAMMA)
-    return _signed(found)
-
-
-def second(generator: int) -> int:
-    """Return the state of a second generator for the same token, independent of the first.
-
-    It is the output that stands before token 0's, which no token takes.
-
-    Args:
-        generator: the first one's, of ``state``.
-    """
-    return _signed(mix(generator))
+    return _signed(mix(mix(seed + _GAMMA) + position * _GAMMA))
 
 
 def exponential_noise(states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -55,7 +43,7 @@ def exponential_noise(states: torch.Tensor, token_ids: torch.Tensor) -> torch.Te
 
     Args:
         states: int64 [rows], of ``state``.
-        token_ids: int64 [tokens], or [rows, tokens] where rows want other ones.
+        token_ids: int64 [tokens].
 
     Returns:
         float32 [rows, tokens], positive and finite.
@@ -79,12 +67,7 @@ def choose(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 [rows].
     """
-    return pick(logits.softmax(dim=-1, dtype=torch.float32), noise)
-
-
-def pick(probabilities: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Sample from ``probabilities``, which are changed and need not add up to 1; as ``choose``."""
-    return probabilities.div_(noise).argmax(dim=-1)
+    return logits.softmax(dim=-1, dtype=torch.float32).div_(noise).argmax(dim=-1)
 
 
 def _shift_right(bits: torch.Tensor, by: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
 
-from vllm_ppsd.sampling.noise import exponential_noise, pick
+from vllm_ppsd.sampling.noise import choose, exponential_noise
 
 
 class CoupledSampler(TopKTopPSampler):
@@ -47,19 +47,5 @@ class CoupledSampler(TopKTopPSampler):
         states, self._states = self._states or [0] * len(logits), None
         if len(self._token_ids) != logits.shape[-1]:
             self._token_ids = torch.arange(logits.shape[-1], device=logits.device)
-        generators = torch.tensor(states, device=logits.device)
-        noise = exponential_noise(generators, self._token_ids)
-        probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-        return self.choose(probabilities, noise, generators), processed
-
-    def choose(
-        self, probabilities: torch.Tensor, noise: torch.Tensor, states: torch.Tensor
-    ) -> torch.Tensor:
-        """Return each row's token, int64 [rows].
-
-        Args:
-            probabilities: float32 [rows, vocabulary]; may be changed.
-            noise: of that shape, of ``exponential_noise``.
-            states: int64 [rows], the generators that made it.
-        """
-        return pick(probabilities, noise)
+        noise = exponential_noise(torch.tensor(states, device=logits.device), self._token_ids)
+        return choose(logits, noise), processed

@@ -3,7 +3,7 @@
 from vllm.v1.worker.cpu_worker import CPUWorker  # isort: skip  (vLLM: must be first)
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from vllm_ppsd.single.runner import SingleRunnerMixin
+from vllm_ppsd.runner.v1_single import SingleRunnerMixin
 from vllm_ppsd.single.worker import SingleWorkerMixin
 
 

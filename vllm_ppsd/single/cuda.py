@@ -3,7 +3,7 @@
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from vllm_ppsd.single.runner import SingleRunnerMixin
+from vllm_ppsd.runner.v1_single import SingleRunnerMixin
 from vllm_ppsd.single.worker import SingleWorkerMixin
 
 

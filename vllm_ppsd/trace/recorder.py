@@ -1,105 +1,70 @@
-"""In a worker: time a stage's work by wrapping it, while a trace is recorded.
-
-Nothing is wrapped, and nothing checked, while none is.
-"""
+"""In a worker: takes in a stage's events, while a trace is recorded."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from vllm_ppsd.trace.spans import Outcome, Span, StageRecord, TracedLane, What
-from vllm_ppsd.worker.lanes import lanes_of
+from vllm_ppsd.protocol import Judgement, Lane, Outcome, Tick
+from vllm_ppsd.trace.spans import LaneResult, Span, StageRecord, TracedLane
+from vllm_ppsd.worker.events import What
 
 
 class Recorder:
-    """Records one stage from its making until ``stop``.
+    """The sink of a stage's events (``vllm_ppsd.worker.events.EventSink``).
 
     Args:
-        runner: the stage's model runner.
         number: the stage's place in the pipeline.
-        is_last: whether it is the last stage, which knows what came of the lanes.
+        synchronizes: whether to wait for an accelerator's work before each look at the clock.
     """
 
-    def __init__(self, runner: Any, number: int, is_last: bool) -> None:
-        self._on_accelerator = runner.device.type != "cpu"
-        self._number, self._is_last = number, is_last
+    def __init__(self, number: int, synchronizes: bool) -> None:
+        self._number, self._synchronizes = number, synchronizes
         self._spans: list[Span] = []
+        self._lanes: list[tuple[Lane, ...]] = []
         self._ticks: list[list[TracedLane]] = []
-        self._wrapped: list[tuple[Any, str]] = []
-        stage = runner.ppsd_stage
-        self._wrap(stage, "execute", self._execute)
-        self._wrap(stage, "forward", self._forward)
-        self._wrap(stage, "sample", self._sample)
-        for target, name, what in (
-            (stage, "propose", What.DRAFT),
-            (stage, "hold", What.HOLD),
-            (stage, "read_deeper", What.STATES),
-            (runner.model, "compute_logits", What.LM_HEAD),
-        ):
-            if hasattr(target, name):
-                self._wrap(target, name, self._timed(what))
 
-    def stop(self) -> StageRecord:
-        """Unwrap everything; return what was recorded."""
-        for target, name in self._wrapped:
-            # What is found then is the method of its class again.
-            delattr(target, name)
+    def record(self) -> StageRecord:
+        """Return what was recorded so far."""
         return StageRecord(stage=self._number, spans=self._spans, ticks=self._ticks)
 
-    def _wrap(self, target: Any, name: str, around: Callable[..., Any]) -> None:
-        inner = getattr(target, name)
-        setattr(target, name, lambda *args, **kwargs: around(inner, *args, **kwargs))
-        self._wrapped.append((target, name))
+    def tick(self, tick: Tick) -> None:
+        self._lanes.append(tick.lanes)
+        self._ticks.append(
+            [TracedLane(lane.request_id, lane.position, lane.length) for lane in tick.lanes]
+        )
 
-    def _timed(self, what: What) -> Callable[..., Any]:
-        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            start = self._now()
-            result = inner(*args, **kwargs)
-            self._spans.append(Span(self._number, what, start, self._now(), len(self._ticks) - 1))
-            return result
+    @contextmanager
+    def span(self, what: What) -> Iterator[None]:
+        start = self._now()
+        yield
+        self._add(what, start)
 
-        return around
+    def since_last(self, what: What) -> None:
+        self._add(what, self._spans[-1].end)
 
-    def _execute(
-        self, inner: Callable[..., Any], execute: Any, scheduler_output: Any, intermediate: Any
-    ) -> Any:
-        lanes = lanes_of(scheduler_output).values()
-        if lanes:
-            self._ticks.append(
-                [TracedLane(lane.request_id, lane.position, lane.length) for lane in lanes]
-            )
-        return inner(execute, scheduler_output, intermediate)
-
-    def _forward(self, inner: Callable[..., Any], forward: Any, positions: Any) -> Any:
-        layers = self._timed(What.LAYERS)
-        return inner(lambda: layers(forward), positions)
-
-    def _sample(self, inner: Callable[..., Any], sample: Any, grammar_output: Any) -> Any:
-        if not self._is_last:
-            return inner(sample, grammar_output)
-        output = self._timed(What.SAMPLE)(inner, sample, grammar_output)
-        lanes = self._ticks[-1]
-        tokens = dict(zip(output.req_ids, output.sampled_token_ids, strict=True))
-        drafts = getattr(output, "drafts", {})
+    def judged(self, judgement: Judgement) -> None:
         self._ticks[-1] = [
-            lane._replace(outcome=_outcome(lane, tokens[lane.request], drafts.get(lane.request)))
-            for lane in lanes
+            traced._replace(result=lane_result(lane, judgement.outcomes.get(lane.request_id)))
+            for traced, lane in zip(self._ticks[-1], self._lanes[-1], strict=True)
         ]
-        return output
+
+    def _add(self, what: What, start: float) -> None:
+        self._spans.append(Span(self._number, what, start, self._now(), len(self._ticks) - 1))
 
     def _now(self) -> float:
-        if self._on_accelerator:
+        if self._synchronizes:
             torch.accelerator.synchronize()
         return time.monotonic_ns() / 1e6
 
 
-def _outcome(lane: TracedLane, sampled: list[int], draft: int | None) -> Outcome:
-    if not sampled:
-        return Outcome.STALE if lane.length == 1 else Outcome.PROMPT
-    if draft is None:
-        return Outcome.RETIRED
-    return Outcome.HIT if draft == sampled[0] else Outcome.MISS
+def lane_result(lane: Lane, outcome: Outcome | None) -> LaneResult:
+    """Return what became of a lane, by the last stage's outcome for its request."""
+    if outcome is None or outcome.rank != lane.rank:
+        return LaneResult.STALE if lane.samples else LaneResult.PROMPT
+    if not outcome.compared:
+        return LaneResult.RETIRED
+    return LaneResult.MISS if outcome.missed else LaneResult.HIT

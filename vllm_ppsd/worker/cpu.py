@@ -3,7 +3,7 @@
 from vllm.v1.worker.cpu_worker import CPUWorker  # isort: skip  (vLLM: must be first)
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from vllm_ppsd.worker.runner import PPSDRunnerMixin
+from vllm_ppsd.runner.v1_pipeline import PPSDRunnerMixin
 from vllm_ppsd.worker.worker import PPSDWorkerMixin
 
 

@@ -3,7 +3,7 @@
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from vllm_ppsd.worker.runner import PPSDRunnerMixin
+from vllm_ppsd.runner.v1_pipeline import PPSDRunnerMixin
 from vllm_ppsd.worker.worker import PPSDWorkerMixin
 
 

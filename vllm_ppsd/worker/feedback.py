@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from vllm_ppsd.protocol import DiagonalBook, Lane
-from vllm_ppsd.worker.wire import Receiver, Sender
+from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels, bytes_of
+from vllm_ppsd.worker.messages import Kind, StatesBack
 
 
 class FeedbackSender:
@@ -23,16 +24,19 @@ class FeedbackSender:
         stage: this stage's number.
     """
 
-    def __init__(self, sender: Sender, stage: int) -> None:
-        self._sender, self._stage = sender, bytes([stage])
+    def __init__(self, sender: Sender[StatesBack], stage: int) -> None:
+        self._sender, self._stage = sender, stage
 
-    def send(self, states: torch.Tensor | None) -> None:
+    def send(self, tick: int, states: torch.Tensor | None) -> None:
         """Send a tick's states, [rows, hidden]; None if the tick was skipped."""
-        payload: bytes | memoryview = b""
-        if states is not None:
-            raw = states.detach().cpu().contiguous().view(torch.uint8)
-            payload = memoryview(raw.flatten().numpy())
-        self._sender.send([self._stage, payload])
+        payload = [] if states is None else [bytes_of(states.detach().cpu())]
+        self._sender.send(StatesBack(tick, self._stage), payload)
+
+
+def feedback_sender(channels: StageChannels) -> FeedbackSender | None:
+    """Return what sends this stage's states back; None where nobody reads them."""
+    sender = channels.senders.get(Kind.FEEDBACK)
+    return FeedbackSender(sender, channels.stage) if sender is not None else None
 
 
 class Feedback:
@@ -44,21 +48,18 @@ class Feedback:
         hidden_size: of a state.
         dtype: of the states.
         device: where the head wants them.
-        waits: whether drafting waits for the newest states, or does with late ones.
     """
 
     def __init__(
         self,
-        receiver: Receiver,
+        receiver: Receiver[StatesBack],
         stages: Sequence[int],
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
-        waits: bool,
     ) -> None:
         self._receiver, self._stages = receiver, list(stages)
         self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
-        self._waits = waits
         self._book: DiagonalBook[torch.Tensor] = DiagonalBook(stages)
 
     def enter(self, lanes: Sequence[Lane]) -> None:
@@ -70,7 +71,7 @@ class Feedback:
         self._book.forget(request_id)
 
     def gather(self, lanes: Sequence[Lane], tokens: torch.Tensor, count: int) -> torch.Tensor:
-        """Return what the head reads besides its exit states.
+        """Wait for what the head reads besides its exit states, and return it.
 
         Args:
             lanes: of the tick that count as far as is known, in row order.
@@ -80,20 +81,16 @@ class Feedback:
         Returns:
             [count, stages, hidden]; zero where there is nothing to read.
         """
-        if self._waits:
-            for source in range(len(self._stages)):
-                while self._book.owed(source, lanes):
-                    self._receive()
-        else:
-            while self._receiver.ready():
+        for source in range(len(self._stages)):
+            while self._book.owed(source, lanes):
                 self._receive()
-        found = self._zeros(count)
+        states = self._zeros(count)
         for lane, token in zip(lanes, tokens.tolist(), strict=True):
             for source in range(len(self._stages)):
-                state = self._book.read(lane, source, late=not self._waits)
+                state = self._book.read(lane, source)
                 if state is not None:
-                    found[token, source] = state
-        return found.to(self._device)
+                    states[token, source] = state
+        return states.to(self._device)
 
     def nothing(self, count: int) -> torch.Tensor:
         """Return what ``gather`` does where there is nothing to read."""
@@ -103,9 +100,9 @@ class Feedback:
         return torch.zeros(count, len(self._stages), self._hidden_size, dtype=self._dtype)
 
     def _receive(self) -> None:
-        stage, payload = self._receiver.receive()
+        message, payload = self._receiver.receive_with_buffers()
         states: Sequence[torch.Tensor] | None = None
         if payload:
-            flat = torch.frombuffer(bytearray(payload), dtype=self._dtype)
+            flat = torch.frombuffer(bytearray(payload[0]), dtype=self._dtype)
             states = flat.view(-1, self._hidden_size).unbind()
-        self._book.arrive(self._stages.index(stage[0]), states)
+        self._book.arrive(self._stages.index(message.stage), message.tick, states)

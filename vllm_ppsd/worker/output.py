@@ -1,4 +1,4 @@
-"""What the last stage returns: vLLM's output, and the drafts it was compared with."""
+"""What the last stage returns: vLLM's output, with the judgement of the tick."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from typing import Self
 
 from vllm.v1.outputs import ModelRunnerOutput
 
+from vllm_ppsd.protocol import Judgement, Tick
+
 
 @dataclass
 class PPSDModelRunnerOutput(ModelRunnerOutput):
-    """A step's samples with stage 0's draft for each retired position.
+    """A step's samples, and what the last stage decided about them.
 
     Attributes:
-        drafts: request id to drafted token; only requests whose lane counted and
-            that stage 0 drafted for.
+        judgement: of the tick.
     """
 
-    drafts: dict[str, int] = field(default_factory=dict)
+    judgement: Judgement = field(kw_only=True)
 
     @classmethod
-    def of(cls, output: ModelRunnerOutput, drafts: dict[str, int]) -> Self:
-        """Return ``output`` with ``drafts``."""
+    def of(cls, output: ModelRunnerOutput, judgement: Judgement) -> Self:
+        """Return ``output`` with a judgement."""
         values = {f.name: getattr(output, f.name) for f in fields(ModelRunnerOutput)}
-        return cls(**values, drafts=drafts)
+        return cls(**values, judgement=judgement)
 
-    @classmethod
-    def stale(cls, request_ids: list[str]) -> Self:
-        """Return the output of a tick in which no lane counts."""
-        return cls(
-            req_ids=request_ids,
-            req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
-            sampled_token_ids=[[] for _ in request_ids],
-        )
+
+def without_tokens(tick: Tick) -> ModelRunnerOutput:
+    """Return vLLM's output of a tick in which no lane counts."""
+    request_ids = [lane.request_id for lane in tick.lanes]
+    return ModelRunnerOutput(
+        req_ids=request_ids,
+        req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
+        sampled_token_ids=[[] for _ in request_ids],
+    )

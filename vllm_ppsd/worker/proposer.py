@@ -2,204 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from vllm.forward_context import (
-    get_forward_context,
-    override_forward_context,
-    set_forward_context,
-)
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.exit_head.module import ExitHead, build_exit_head
-from vllm_ppsd.protocol import DraftBook, Lane
-from vllm_ppsd.sampling.drafts import draw, is_greedy
-from vllm_ppsd.sampling.proposals import Proposals, draw_proposals
+from vllm_ppsd.drafter.build import build_drafter
+from vllm_ppsd.drafter.draws import CoupledDraws
+from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
+from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Tick
+from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.sampling.seeds import SeedBook
+from vllm_ppsd.worker.channels import Sender, StageChannels
+from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
-from vllm_ppsd.worker.messages import DraftSender, Lines
-from vllm_ppsd.worker.skipping import SkippingStage
-from vllm_ppsd.worker.stage import NO_DRAFT
-from vllm_ppsd.worker.synthetic import RecordedDrafts
-from vllm_ppsd.worker.wire import Kind
+from vllm_ppsd.worker.messages import Kind
+from vllm_ppsd.worker.non_last import NonLastStage
 
 
-class ProposerStage(SkippingStage):
-    """Runs the exit head behind the exit layer of every tick that may count."""
+class ProposerStage(NonLastStage):
+    """Drafts behind the exit layer of every tick that may count."""
 
-    def __init__(self, runner: Any, config: PPSDConfig, lines: Lines) -> None:
+    def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
         self._draft_book = DraftBook()
-        super().__init__(runner, config, lines, self._draft_book)
-        self._lines = lines
-        self._drafts = DraftSender(lines.senders[Kind.DRAFTS])
-        self._draft: Callable[[], list[int]] | None = None
-        self._head: ExitHead | None = None
-        self._recorded: RecordedDrafts | None = None
-        self._seeds = SeedBook() if config.makes_noise else None
-        self._proposals: Proposals | None = None
-        self._quiet: frozenset[str] = frozenset()
+        super().__init__(port, config, channels, self._draft_book)
+        self._drafts: Sender[Drafts] = channels.senders[Kind.DRAFTS]
+        self._seeds = SeedBook()
         self._feedback: Feedback | None = None
-        self._deeper: torch.Tensor | None = None
+        if config.feedback_stages:
+            model = port.vllm_config.model_config
+            self._feedback = Feedback(
+                channels.receivers[Kind.FEEDBACK],
+                config.feedback_stages,
+                model.get_hidden_size(),
+                model.dtype,
+                port.device,
+            )
+        self.drafter: Drafter | None = None
 
     def load(self) -> None:
-        if self._config.head_is_needed:
-            assert self._config.model is not None
-            self._head = build_exit_head(
-                self._config.model, self.runner.vllm_config, self.runner.get_model()
-            )
-            self._token_ids = self._head.token_ids
-            self._feedback = self._open_feedback()
-        if self._config.synthetic_drafter is not None and self._config.max_drafts:
-            self._recorded = RecordedDrafts.load(
-                self._config.synthetic_drafter, self.runner.model_config.get_vocab_size()
-            )
+        if not self._config.max_drafts:
+            return
+        draws = CoupledDraws(self._seeds.state) if self._config.makes_noise else None
+        self.drafter = build_drafter(self._config, self._port, draws)
 
     def warm_up(self, num_tokens: int) -> None:
-        if self._head is None:
+        if self.drafter is None:
             return
-        config, device = self.runner.vllm_config, self.runner.device
-        states = self.runner.model.make_empty_intermediate_tensors(
-            batch_size=num_tokens, dtype=config.model_config.dtype, device=device
-        )
-        positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
-        with torch.inference_mode(), set_forward_context(None, config, num_tokens=num_tokens):
-            deeper = None
-            if self._feedback is not None:
-                deeper = self._feedback.nothing(num_tokens)
-            self._head.warm_up(positions, states["hidden_states"], states["residual"], deeper)
+        states = self._port.empty_states(num_tokens)
+        positions = torch.zeros(num_tokens, dtype=torch.int64, device=self._port.device)
+        deeper = self._feedback.nothing(num_tokens) if self._feedback is not None else None
+        with self._port.warm_up_context(num_tokens):
+            self.drafter.warm_up(_exit_states(positions, states, deeper))
 
-    def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
-        self._quiet = scheduler_output.quiet
+    def begin(self, tick: Tick) -> bool:
         if self._feedback is not None:
-            for request_id in scheduler_output.finished_req_ids:
+            for request_id in tick.left:
                 self._feedback.forget(request_id)
-        if self._seeds is not None:
-            self._seeds.update(scheduler_output.seeds, scheduler_output.finished_req_ids)
-        return super().execute(execute, scheduler_output, intermediate)
+        self._seeds.update(tick.seeds, tick.left)
+        return super().begin(tick)
 
-    def input_token(self, request_id: str) -> int:
-        token = self._draft_book.enter(self._lanes[request_id])
-        assert token is not None
-        return token
+    def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
+        return {lane.request_id: self._draft_book.inputs(lane) for lane in tick.lanes}
 
-    def entered(self, lanes: Sequence[Lane]) -> None:
+    def _entered(self, batch: Batch) -> None:
         if self._feedback is not None:
-            self._feedback.enter(lanes)
+            self._feedback.enter(batch.lanes)
 
-    def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
-        self._draft = self._draft_nothing if self._config.max_drafts else None
-
-        def layers() -> Any:
-            output, context = forward(), get_forward_context()
-            if self._config.max_drafts:
-                self._draft = partial(self._draft_behind, output, positions, context)
-            return output
-
-        return super().forward(layers, positions)
-
-    def after_send(self) -> None:
+    def after_send(self, batch: Batch, states: Any) -> None:
         """Draft only now: the next stage needs no draft to begin."""
-        if self._draft is not None:
-            drafts = self._draft()
-            self._drafts.send(drafts, self._proposals)
-            self._draft = self._proposals = None
-
-    def set_synthetic_acceptance(self, acceptance: float) -> None:
-        if self._recorded is not None:
-            self._recorded.acceptance = acceptance
-
-    def _draft_nothing(self) -> list[int]:
-        return [NO_DRAFT] * len(self._lanes)
-
-    def _draft_behind(self, output: Any, positions: torch.Tensor, context: Any) -> list[int]:
-        self._catch_up()
-        if self._all_stale():
-            return self._draft_nothing()
-        self.read_deeper(len(positions))
-        with override_forward_context(context):
-            return self.propose(output, positions)
-
-    def propose(self, output: Any, positions: torch.Tensor) -> list[int]:
-        """Draft behind every row that samples and may be sent on, and note the drafts."""
-        batch = self.runner.input_batch
-        skipped = self.runner.discard_request_mask.np
-        rows = [
-            row
-            for row, request_id in enumerate(batch.req_ids)
-            if not skipped[row] and request_id not in self._quiet
-        ]
-        drafts = [NO_DRAFT] * len(batch.req_ids)
-        for row, draft in zip(rows, self._head_drafts(output, positions, rows), strict=True):
-            request_id = batch.req_ids[row]
-            end = self._lanes[request_id].end
-            if self._recorded is not None:
-                draft = self._recorded.draft(self.runner.requests[request_id], end)
-                # It was not drawn from what the head says.
-                self._proposals = None
-            self._draft_book.propose(request_id, end, draft)
-            drafts[row] = draft
-        return drafts
-
-    def _head_drafts(self, output: Any, positions: torch.Tensor, rows: list[int]) -> list[int]:
-        if self._head is None:
-            return [NO_DRAFT] * len(rows)
-        states = output["hidden_states"], output["residual"]
-        if not rows:
-            self._head.observe(positions, *states, self._deeper)
-            return []
-        assert self._sampled is not None
-        drafts, _, logits = self._head(positions, *states, self._sampled[rows], self._deeper)
-        tokens: list[int] = drafts.tolist()
-        return self._drawn(rows, tokens, logits)
-
-    def _open_feedback(self) -> Feedback | None:
-        assert self._head is not None
-        stages = self._config.feedback_stages
-        if not stages:
-            return None
-        return Feedback(
-            self._lines.receivers[Kind.FEEDBACK],
-            stages,
-            self._head.config.target.hidden_size,
-            self.runner.model_config.dtype,
-            self.runner.device,
-            waits=self._config.feedback == "wait",
-        )
-
-    def read_deeper(self, count: int) -> None:
-        """Take in what a multi-depth head reads of later stages, for ``count`` tokens."""
-        if self._feedback is None:
+        if self.drafter is None:
             return
-        assert self._sampled is not None
-        lanes = [self._lanes[request_id] for request_id in self.runner.input_batch.req_ids]
-        rows = [row for row, lane in enumerate(lanes) if not self._stale_book.is_stale(lane)]
-        self._deeper = self._feedback.gather(
-            [lanes[row] for row in rows], self._sampled[rows], count
-        )
+        drafts = Drafts(batch.tick.number)
+        if states is not None:
+            self._catch_up()
+            if not all(self._stale_book.is_stale(lane) for lane in batch.lanes):
+                drafts = self._draft(self.drafter, batch, states)
+        self._drafts.send(drafts)
 
-    def _drawn(self, rows: list[int], drafts: list[int], logits: torch.Tensor) -> list[int]:
-        """Return ``drafts``, drawn where the last stage will not be greedy."""
-        if self._seeds is None:
-            return drafts
-        assert self._head is not None
-        ids = [self.runner.input_batch.req_ids[row] for row in rows]
-        samplings = [self.runner.requests[request_id].sampling_params for request_id in ids]
-        drawn = [i for i, sampling in enumerate(samplings) if not is_greedy(sampling)]
-        if not drawn:
-            return drafts
-        sampled = (
-            logits[drawn],
-            [samplings[i] for i in drawn],
-            [self._seeds.state(ids[i], self._lanes[ids[i]].end) for i in drawn],
-            self._token_ids,
-        )
-        if self._config.draft_sampling == "probabilistic":
-            chosen, self._proposals = draw_proposals(*sampled, [rows[i] for i in drawn])
-        else:
-            chosen = draw(*sampled)
-        for i, token in zip(drawn, chosen.tolist(), strict=True):
-            drafts[i] = token
+    def _draft(self, drafter: Drafter, batch: Batch, states: Any) -> Drafts:
+        """Draft behind every row that samples and may be sent on, and note the drafts."""
+        tick = batch.tick
+        wanted = [
+            Wanted(row, lane.request_id, lane.end)
+            for row, lane in enumerate(batch.lanes)
+            if lane.samples and lane.request_id not in tick.no_draft_req_ids
+        ]
+        exit_states = _exit_states(batch.positions, states, self._read_deeper(batch))
+        with self.events.span(What.DRAFT), self._port.within(batch):
+            drafted = drafter.draft(exit_states, batch.last, wanted)
+        drafts = Drafts(tick.number)
+        for one, draft in zip(wanted, drafted, strict=True):
+            drafts.candidates[one.request_id] = (Candidate((draft,)),)
+        self._draft_book.propose(drafts)
         return drafts
+
+    def _read_deeper(self, batch: Batch) -> torch.Tensor | None:
+        """Wait for what a multi-depth head reads of later stages."""
+        if self._feedback is None:
+            return None
+        rows = [row for row, lane in enumerate(batch.lanes) if not self._stale_book.is_stale(lane)]
+        with self.events.span(What.STATES):
+            return self._feedback.gather(
+                [batch.lanes[row] for row in rows], batch.last[rows], len(batch.positions)
+            )
+
+
+def _exit_states(positions: torch.Tensor, states: Any, deeper: torch.Tensor | None) -> ExitStates:
+    return ExitStates(positions, states["hidden_states"], states["residual"], deeper)

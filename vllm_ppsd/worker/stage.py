@@ -1,39 +1,43 @@
 """What a pipeline stage does besides plain decoding: the interface.
 
-A stage object belongs to one model runner. Runner and worker call it at the points
-below; everything else is vLLM's plain decoding.
+A stage object belongs to one model runner, which calls it at the points below, in this order, once
+a tick (``vllm_ppsd.runner``); everything else is vLLM's plain decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
+from vllm_ppsd.protocol import Judgement, Lane, Tick
+from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.worker.events import EventSink, NoEvents, What
 from vllm_ppsd.worker.feedback import FeedbackSender
-
-NO_DRAFT = -1
-"""In place of a draft, for a row that does not sample."""
-
-_UNKNOWN = 0
-"""Stands in on a middle stage, which embeds nothing, for a token known to stage 0."""
 
 
 class Stage:
     """What every stage does. First, middle and last stage subclass it.
 
-    Attributes:
-        runner: the model runner that this stage belongs to.
+    Args:
+        port: to the model runner that this stage belongs to.
         feedback: sends states back to stage 0, where its head reads them.
+
+    Attributes:
+        events: takes in what the stage does.
+        samples: whether it is the last stage.
         sends: handles of the previous tick's sends to the next stage.
     """
 
-    def __init__(self, runner: Any, feedback: FeedbackSender | None = None) -> None:
-        self.runner = runner
-        self.sends: list[Any] = []
+    samples = False
+
+    def __init__(self, port: RunnerPort, feedback: FeedbackSender | None = None) -> None:
+        self._port = port
         self._feedback_sender = feedback
-        self._sampled: torch.Tensor | None = None
+        self.events: EventSink = NoEvents()
+        self.sends: list[Any] = []
 
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
@@ -41,53 +45,65 @@ class Stage:
     def warm_up(self, num_tokens: int) -> None:
         """Compile, and use the memory of, what the stage runs behind its layers."""
 
-    def execute(self, execute: Callable[..., Any], scheduler_output: Any, intermediate: Any) -> Any:
-        """Run one tick; ``execute`` is vLLM's ``execute_model``."""
-        return execute(scheduler_output, intermediate)
+    def begin(self, tick: Tick) -> bool:
+        """A tick has come; return False if it need not be prepared at all."""
+        if tick.lanes:
+            self.events.tick(tick)
+        return True
 
-    def before_update(self, scheduler_output: Any) -> None:
-        """Fill in the input tokens that the scheduler does not know."""
-        cached = scheduler_output.scheduled_cached_reqs
-        for i, request_id in enumerate(cached.req_ids):
-            self._rewind(request_id, cached.num_computed_tokens[i])
-            if not cached.new_token_ids[i]:
-                cached.new_token_ids[i] = [self.input_token(request_id)]
+    def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]] | None:
+        """Return the drafted tokens of each request's lane.
 
-    def input_token(self, request_id: str) -> int:
-        """Return the input token of a drafted lane."""
-        return _UNKNOWN
+        None on the last stage, which has sampled them itself.
+        """
+        return None
 
-    def after_prepare(self, logits_indices: torch.Tensor) -> None:
-        """Called when the tick's inputs stand; ``logits_indices`` has one row a lane."""
-        # The compiled exit head has no guards: it reads what it is given as int64.
-        self._sampled = logits_indices.to(torch.int64)
+    def discards(self, lane: Lane) -> bool:
+        """Whether what is sampled for a lane must leave no trace."""
+        return False
 
-    def forward(self, forward: Callable[[], Any], positions: torch.Tensor) -> Any:
-        """Run the stage's layers; what it returns goes down the pipe."""
-        self.finish_sends()
-        return forward()
+    def run(self, batch: Batch, layers: Callable[[], Any]) -> Any:
+        """Run the stage's layers; return what they make, None if they need not run."""
+        raise NotImplementedError
 
-    def send_back(self, output: Any) -> None:
+    def after_execute(self) -> None:
+        """Called when vLLM is done with a tick's layers, on the last stage with its logits."""
+
+    def after_send(self, batch: Batch, states: Any) -> None:
+        """Called when what ``run`` returned is on its way to the next stage."""
+
+    def sampling(self, batch: Batch | None) -> AbstractContextManager[None]:
+        """Return a context in which the last stage samples; None if no lane counts."""
+        return self.events.span(What.SAMPLE)
+
+    def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Judgement:
+        """Judge what the last stage has sampled, by request; no tokens where nothing counts."""
+        raise NotImplementedError
+
+    def _run_layers(self, batch: Batch, layers: Callable[[], Any]) -> Any:
+        with self.events.span(What.LAYERS):
+            output = layers()
+        self._send_back(batch.tick, batch.last, output)
+        return output
+
+    def _send_back(self, tick: Tick, last: torch.Tensor | None, output: Any) -> None:
         """Send what the head reads of a tick back to stage 0.
 
         Args:
+            tick: the tick.
+            last: where each lane's last token is.
             output: of the stage's layers; None if the tick was skipped.
         """
         if self._feedback_sender is None:
             return
-        states = output
-        if output is not None:
-            assert self._sampled is not None
-            if isinstance(output, torch.Tensor):
-                states = output[self._sampled]
-            else:
-                states = output["hidden_states"][self._sampled] + output["residual"][self._sampled]
-        self._feedback_sender.send(states)
+        states = None
+        if isinstance(output, torch.Tensor):
+            states = output[last]
+        elif output is not None:
+            states = output["hidden_states"][last] + output["residual"][last]
+        self._feedback_sender.send(tick.number, states)
 
-    def after_send(self) -> None:
-        """Called when what the layers made is on its way to the next stage."""
-
-    def finish_sends(self) -> None:
+    def _finish_sends(self) -> None:
         """Wait until the next stage has what the previous tick sent.
 
         vLLM waits before it prepares the next tick's inputs; it is enough to wait
@@ -96,26 +112,3 @@ class Stage:
         for handle in self.sends:
             handle.wait()
         self.sends = []
-
-    def sample(self, sample: Callable[..., Any], grammar_output: Any) -> Any:
-        """Sample; ``sample`` is vLLM's ``sample_tokens``."""
-        return sample(grammar_output)
-
-    def set_synthetic_acceptance(self, acceptance: float) -> None:
-        """Change how often the synthetic drafter is right, where there is one."""
-
-    def _rewind(self, request_id: str, position: int) -> None:
-        """Forget cached output tokens from ``position`` on: the scheduler rewound.
-
-        vLLM appends what the scheduler sends behind the tokens it has; after a
-        flush it has drafts there.
-        """
-        state = self.runner.requests[request_id]
-        keep = max(position - state.num_prompt_tokens, 0)
-        if len(state.output_token_ids) <= keep:
-            return
-        del state.output_token_ids[keep:]
-        batch = self.runner.input_batch
-        row = batch.req_id_to_index.get(request_id)
-        if row is not None:
-            batch.num_tokens_no_spec[row] = state.num_prompt_tokens + keep

@@ -12,22 +12,26 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.trace.recorder import Recorder
+from vllm_ppsd.worker.channels import StageChannels
+from vllm_ppsd.worker.handover import Handover
 from vllm_ppsd.worker.lifeline import follow_engine
-from vllm_ppsd.worker.messages import Handover, Lines
+from vllm_ppsd.worker.stage import Stage
 
 
 class PPSDWorkerMixin:
-    """Splits the layers, hides the speculative config, hands it to the runner.
+    """Splits the layers, hides the speculative config, makes the stage.
 
     A worker runs plain decoding: with the speculative config gone, vLLM builds the
     same batches, kernels and compiled graphs as without PPSD.
 
     Attributes:
         has_cpu_tensors: whether hidden states can take PPSD's way to the next stage.
+        ppsd_stage: the stage that this rank is.
     """
 
     has_cpu_tensors = False
+    ppsd_stage: Stage
+    _handover: Handover | None = None
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
@@ -44,40 +48,23 @@ class PPSDWorkerMixin:
         several_nodes = self.parallel_config.nnodes > 1  # type: ignore[attr-defined]
         # On one node vLLM's CPU stages share memory, which is hard to beat.
         hands_over = several_nodes and self.has_cpu_tensors
-        lines = Lines(
+        channels = StageChannels(
             host=get_ip() if several_nodes else get_loopback_ip(),
             patience=envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS,
             states=hands_over,
             feedback=self.ppsd_config.feedback_stages,
         )
         if hands_over:
-            get_pp_group().ppsd_handover = Handover(lines)
-        self.model_runner.adopt(self.ppsd_config, lines)  # type: ignore[attr-defined]
+            self._handover = get_pp_group().ppsd_handover = Handover(channels)
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        self.ppsd_stage = runner.take_role(self.ppsd_config, channels)
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
-        stage = self.model_runner.ppsd_stage  # type: ignore[attr-defined]
-        stage.sends.extend(self._pp_send_work)
+        if self._handover is not None:
+            self._handover.tick = scheduler_output.tick.number
+        self.ppsd_stage.sends.extend(self._pp_send_work)
         self._pp_send_work: list[Any] = []
         output = super().execute_model(scheduler_output)  # type: ignore[misc]
-        stage.after_send()
+        self.model_runner.after_send()  # type: ignore[attr-defined]
         return output
-
-    def set_synthetic_acceptance(self, acceptance: float) -> None:
-        """Change how often the synthetic drafter is right; for benchmarks and tests.
-
-        Called on every rank through ``LLM.collective_rpc``.
-        """
-        self.model_runner.ppsd_stage.set_synthetic_acceptance(acceptance)  # type: ignore[attr-defined]
-
-    def start_trace(self) -> None:
-        """Record what this stage does until ``stop_trace``; no request may be running.
-
-        Called on every rank through ``LLM.collective_rpc``.
-        """
-        group = get_pp_group()
-        self._recorder = Recorder(self.model_runner, group.rank_in_group, group.is_last_rank)  # type: ignore[attr-defined]
-
-    def stop_trace(self) -> str:
-        """Return what was recorded since ``start_trace``: a ``StageRecord`` as JSON."""
-        return self._recorder.stop().model_dump_json()

@@ -1,0 +1,74 @@
+"""The exit head as a drafter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vllm_ppsd.drafter.draws import Draws
+from vllm_ppsd.drafter.interface import ExitStates, Wanted
+from vllm_ppsd.exit_head.module import ExitHead
+from vllm_ppsd.protocol import Draft
+from vllm_ppsd.runner.port import RunnerPort
+from vllm_ppsd.sampling.drafts import is_greedy
+
+
+class HeadDrafter:
+    """Drafts the head's most probable token, or a drawn one where the request is sampled.
+
+    Args:
+        head: the exit head.
+        port: to the model runner, which knows the requests' sampling parameters.
+        draws: draws the drafts of sampled requests; None to draft greedily for them, too.
+        with_probabilities: whether drafts carry the head's probability of its most probable
+            token.
+    """
+
+    def __init__(
+        self, head: ExitHead, port: RunnerPort, draws: Draws | None, with_probabilities: bool
+    ) -> None:
+        self._head, self._port, self._draws = head, port, draws
+        self._token_ids = head.token_ids
+        self._with_probabilities = with_probabilities
+
+    def draft(
+        self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
+    ) -> Sequence[Draft]:
+        if not wanted:
+            self.write_entries(states)
+            return []
+        rows = last[[one.row for one in wanted]]
+        best, probabilities, logits = self._head(*states[:3], rows, states.deeper)
+        tokens: list[int] = best.tolist()
+        if self._draws is not None:
+            self._draw(self._draws, wanted, logits, tokens)
+        if not self._with_probabilities:
+            return [Draft(token) for token in tokens]
+        return [
+            Draft(token, probability=probability)
+            for token, probability in zip(tokens, probabilities.tolist(), strict=True)
+        ]
+
+    def write_entries(self, states: ExitStates) -> None:
+        self._head.observe(*states)
+
+    def warm_up(self, states: ExitStates) -> None:
+        self._head.warm_up(*states)
+
+    def _draw(
+        self, draws: Draws, wanted: Sequence[Wanted], logits: torch.Tensor, tokens: list[int]
+    ) -> None:
+        """Replace ``tokens`` where the request is not greedy."""
+        samplings = [self._port.sampling_params(one.request_id) for one in wanted]
+        drawn = [i for i, sampling in enumerate(samplings) if not is_greedy(sampling)]
+        if not drawn:
+            return
+        chosen = draws.draw(
+            logits[drawn],
+            [samplings[i] for i in drawn],
+            [wanted[i] for i in drawn],
+            self._token_ids,
+        )
+        for i, token in zip(drawn, chosen.tolist(), strict=True):
+            tokens[i] = token

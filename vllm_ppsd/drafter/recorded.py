@@ -1,0 +1,120 @@
+"""Recorded output as a drafter, right with a chosen probability: for tests and benchmarks."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from vllm.logger import init_logger
+
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.ppsd import SyntheticDrafter
+from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
+from vllm_ppsd.protocol import Draft
+
+logger = init_logger("vllm.plugins.ppsd")
+
+
+def write_record(path: str | Path, outputs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
+    """Write (prompt token ids, output token ids) pairs as a record, whole or not at all."""
+    target = Path(path)
+    staging = target.with_name(f".{target.name}.part")
+    with staging.open("w") as file:
+        for prompt, output in outputs:
+            line = {"prompt_token_ids": list(prompt), "output_token_ids": list(output)}
+            file.write(json.dumps(line) + "\n")
+    staging.rename(target)
+
+
+class RecordedDrafter:
+    """Takes the place of a drafter, which still runs if there is one: a draft costs the same.
+
+    Args:
+        outputs: recorded output tokens by prompt tokens.
+        config: which drafts are right, by chance.
+        vocab_size: drafts lie in ``range(vocab_size)``.
+        prompt_of: returns a request's prompt tokens.
+        inner: the drafter.
+
+    Attributes:
+        acceptance: probability that a draft is the recorded token.
+    """
+
+    def __init__(
+        self,
+        outputs: dict[tuple[int, ...], list[int]],
+        config: SyntheticDrafter,
+        vocab_size: int,
+        prompt_of: Callable[[str], Sequence[int]],
+        inner: Drafter | None = None,
+    ) -> None:
+        self._outputs, self._vocab_size = outputs, vocab_size
+        self.acceptance, self._seed = config.acceptance, config.seed
+        self._prompt_of, self._inner = prompt_of, inner
+        self._unknown: set[str] = set()
+
+    def draft(
+        self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
+    ) -> Sequence[Draft]:
+        probabilities: list[float | None] = [None] * len(wanted)
+        if self._inner is not None:
+            drafts = self._inner.draft(states, last, wanted)
+            probabilities = [draft.probability for draft in drafts]
+        return [
+            Draft(self._recorded(one), probability=probability)
+            for one, probability in zip(wanted, probabilities, strict=True)
+        ]
+
+    def write_entries(self, states: ExitStates) -> None:
+        if self._inner is not None:
+            self._inner.write_entries(states)
+
+    def warm_up(self, states: ExitStates) -> None:
+        if self._inner is not None:
+            self._inner.warm_up(states)
+
+    def _recorded(self, wanted: Wanted) -> int:
+        """Return the recorded token, or by chance another one.
+
+        Past the end of the recorded output, or for a prompt that was not recorded,
+        the draft is token 0, as good as wrong; the latter is logged once a request.
+        """
+        prompt = tuple(self._prompt_of(wanted.request_id))
+        output = self._outputs.get(prompt)
+        if output is None:
+            if wanted.request_id not in self._unknown:
+                self._unknown.add(wanted.request_id)
+                logger.warning(
+                    "PPSD: synthetic drafter: the prompt of request %s is not in the "
+                    "record; its drafts are misses",
+                    wanted.request_id,
+                )
+            return 0
+        index = wanted.position - len(prompt)
+        if index >= len(output):
+            return 0
+        choice = random.Random(f"{self._seed}:{hash(prompt)}:{index}").random()
+        right = output[index]
+        return right if choice < self.acceptance else (right + 1) % self._vocab_size
+
+
+def read_record(path: str | Path) -> dict[tuple[int, ...], list[int]]:
+    """Read a record; return output tokens by prompt tokens.
+
+    Raises:
+        PPSDConfigError: a line is no recorded output.
+    """
+    outputs: dict[tuple[int, ...], list[int]] = {}
+    with Path(path).open() as file:
+        for number, line in enumerate(file, 1):
+            try:
+                entry = json.loads(line)
+                outputs[tuple(entry["prompt_token_ids"])] = entry["output_token_ids"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise PPSDConfigError(
+                    f"{path}, line {number}: no recorded output ({error!r})"
+                ) from None
+    return outputs

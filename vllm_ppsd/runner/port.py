@@ -1,0 +1,107 @@
+"""What stages and proposers may ask of a model runner, and the values they get from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from vllm.config import VllmConfig
+
+from vllm_ppsd.protocol import Lane, Tick
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A tick as the runner laid it out.
+
+    Attributes:
+        tick: the tick.
+        lanes: its lanes, in the order of the runner's rows.
+        last: int64 [rows], where each lane's last token is among the tick's tokens.
+        positions: int64 [tokens], in the sequences; padded at the end, if at all.
+        forward_context: vLLM's, in which the stage's layers run.
+    """
+
+    tick: Tick
+    lanes: tuple[Lane, ...]
+    last: torch.Tensor
+    positions: torch.Tensor
+    forward_context: Any
+
+
+class RunnerPort(Protocol):
+    """What a stage or a proposer may ask of the model runner.
+
+    Attributes:
+        vllm_config: the worker's.
+        device: where the layers run.
+    """
+
+    vllm_config: VllmConfig
+    device: torch.device
+
+    def model(self) -> Any:
+        """Return the target, or this stage's part of it."""
+
+    def empty_states(self, tokens: int) -> Any:
+        """Return zeros in place of what the layers hand on, for so many tokens."""
+
+    def prompt_token_ids(self, request_id: str) -> Sequence[int]:
+        """Return a request's prompt."""
+
+    def sampling_params(self, request_id: str) -> Any:
+        """Return a request's ``SamplingParams``."""
+
+    def within(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Return a context in which further layers see the batch's attention metadata."""
+
+    def warm_up_context(self, tokens: int) -> AbstractContextManager[Any]:
+        """Return a context in which layers are compiled with so many made-up tokens."""
+
+    def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
+        """Replace the last step of vLLM's sampler, which draws, by ``wrap`` of it."""
+
+
+class Verified(NamedTuple):
+    """A request of which a pass on one device has sampled.
+
+    Attributes:
+        row: of the runner's batch.
+        request_id: the engine's id.
+        tokens: the drafts that were accepted, and the token sampled behind them.
+        drafted: how many drafts the pass verified.
+        position: of the last of ``tokens`` in the sequence.
+        is_first: whether that is the first token of the request's output.
+    """
+
+    row: int
+    request_id: str
+    tokens: Sequence[int]
+    drafted: int
+    position: int
+    is_first: bool
+
+
+class SingleRunnerPort(RunnerPort, Protocol):
+    """What the proposer on one device may ask besides."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that a sequence may have."""
+
+    def draft_context(
+        self, rows: Sequence[int], positions: Sequence[int], depth: int
+    ) -> AbstractContextManager[torch.Tensor]:
+        """Return a context for layers over one token each of some requests.
+
+        Args:
+            rows: of the runner's batch.
+            positions: of the tokens, one per row; vLLM has allocated a slot for each.
+            depth: how many drafts came before in this step.
+
+        Returns:
+            A context that hands out the positions, int64 [rows].
+        """

@@ -1,0 +1,110 @@
+"""The port to vLLM's V1 model runner: what every role asks of it, and what a pipeline does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from vllm.distributed.parallel_state import get_pp_group
+from vllm.forward_context import override_forward_context, set_forward_context
+
+from vllm_ppsd.runner.port import Batch
+
+
+class V1Port:
+    """``RunnerPort`` over vLLM's V1 model runner.
+
+    Args:
+        runner: vLLM's model runner.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self.vllm_config = runner.vllm_config
+        self.device = runner.device
+
+    def model(self) -> Any:
+        return self._runner.get_model()
+
+    def empty_states(self, tokens: int) -> Any:
+        return self._runner.model.make_empty_intermediate_tensors(
+            batch_size=tokens, dtype=self._runner.model_config.dtype, device=self.device
+        )
+
+    def prompt_token_ids(self, request_id: str) -> Sequence[int]:
+        tokens: list[int] = self._runner.requests[request_id].prompt_token_ids
+        return tokens
+
+    def sampling_params(self, request_id: str) -> Any:
+        return self._runner.requests[request_id].sampling_params
+
+    def within(self, batch: Batch) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = override_forward_context(batch.forward_context)
+        return context
+
+    @contextmanager
+    def warm_up_context(self, tokens: int) -> Iterator[None]:
+        with torch.inference_mode(), set_forward_context(None, self.vllm_config, num_tokens=tokens):
+            yield
+
+    def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
+        sampler = self._runner.sampler
+        sampler.topk_topp_sampler = wrap(sampler.topk_topp_sampler)
+
+
+class V1PipelinePort(V1Port):
+    """What the mixin of a pipeline's runner does to the runner besides."""
+
+    def request_ids(self) -> Sequence[str]:
+        """Return the requests of the tick, by row."""
+        ids: list[str] = self._runner.input_batch.req_ids
+        return ids
+
+    def rewind(self, request_id: str, position: int) -> None:
+        """Forget cached output tokens from ``position`` on: the scheduler rewound.
+
+        vLLM appends what the scheduler sends behind the tokens it has; after a flush it has
+        drafts there.
+        """
+        state = self._runner.requests[request_id]
+        keep = max(position - state.num_prompt_tokens, 0)
+        if len(state.output_token_ids) <= keep:
+            return
+        del state.output_token_ids[keep:]
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index.get(request_id)
+        if row is not None:
+            batch.num_tokens_no_spec[row] = state.num_prompt_tokens + keep
+
+    def discard(self, rows: Sequence[int]) -> None:
+        """Let samples of some rows leave no trace in the token buffers."""
+        if rows:
+            mask = self._runner.discard_request_mask
+            mask.np[rows] = True
+            mask.copy_to_gpu(self._runner.input_batch.num_reqs)
+
+    @contextmanager
+    def discarded_generators_parked(self) -> Iterator[None]:
+        """Keep rows whose sample is discarded away from their seeded generators.
+
+        vLLM rewinds a generator after the draw, which CPU generators cannot do.
+        """
+        batch = self._runner.input_batch
+        discarded = self._runner.discard_request_mask.np[: batch.num_reqs].nonzero()[0]
+        parked = {
+            int(row): batch.generators.pop(int(row))
+            for row in discarded
+            if int(row) in batch.generators
+        }
+        try:
+            yield
+        finally:
+            batch.generators.update(parked)
+
+    def allocate_intermediate_tensors(self) -> None:
+        """Allocate the buffers that vLLM allocates in its warm-up, which eager CPU skips."""
+        runner = self._runner
+        if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
+            runner.intermediate_tensors = self.empty_states(runner.max_num_tokens)

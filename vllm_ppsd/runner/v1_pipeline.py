@@ -1,0 +1,121 @@
+"""Where vLLM's V1 model runner calls a pipeline stage, for CPU and CUDA runners alike.
+
+The mixin overrides the points of vLLM's tick at which a stage has something to do, and holds no
+rule: the stage decides, by the tick that the scheduler made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from vllm.forward_context import get_forward_context
+
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.protocol import Lane, Tick
+from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.runner.v1 import V1PipelinePort
+from vllm_ppsd.worker.channels import StageChannels
+from vllm_ppsd.worker.output import PPSDModelRunnerOutput, without_tokens
+from vllm_ppsd.worker.roles import make_stage
+from vllm_ppsd.worker.stage import Stage
+
+
+@dataclass
+class _Step:
+    """A tick on its way through vLLM's methods, which hand nothing on to each other."""
+
+    tick: Tick
+    lanes: tuple[Lane, ...] = ()
+    last: torch.Tensor | None = None
+    batch: Batch | None = None
+    states: Any = None
+
+
+class PPSDRunnerMixin:
+    """Calls the stage at seven points of vLLM's tick."""
+
+    ppsd_stage: Stage
+    _port: V1PipelinePort
+    _step: _Step
+
+    def take_role(self, config: PPSDConfig, channels: StageChannels) -> Stage:
+        """Become the stage that this rank's place in the pipeline makes it."""
+        self._port = V1PipelinePort(self)
+        self.ppsd_stage = make_stage(config, self._port, channels)
+        return self.ppsd_stage
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)  # type: ignore[misc]
+        self.ppsd_stage.load()
+
+    def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
+        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+        self.ppsd_stage.warm_up(num_tokens)
+        return output
+
+    def execute_model(self, scheduler_output: Any, intermediate_tensors: Any = None) -> Any:
+        self._port.allocate_intermediate_tensors()
+        self._step = _Step(scheduler_output.tick)
+        if not self.ppsd_stage.begin(scheduler_output.tick):
+            # The batch is kept in step, and what was sent is taken in: the stage before
+            # waits for that.
+            intermediate_tensors.wait_for_comm()
+            self._update_states(scheduler_output)
+            return None
+        output = super().execute_model(scheduler_output, intermediate_tensors)  # type: ignore[misc]
+        if self._step.batch is not None:
+            self.ppsd_stage.after_execute()
+        return output
+
+    def after_send(self) -> None:
+        """Called by the worker when what the layers made is on its way to the next stage."""
+        if self._step.batch is not None:
+            self.ppsd_stage.after_send(self._step.batch, self._step.states)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        sample = partial(super().sample_tokens, grammar_output)  # type: ignore[misc]
+        tick, batch, stage = self._step.tick, self._step.batch, self.ppsd_stage
+        if not stage.samples or not tick.lanes:
+            return sample()
+        with stage.sampling(batch):
+            if batch is None:
+                output = without_tokens(tick)
+            else:
+                with self._port.discarded_generators_parked():
+                    output = sample()
+            tokens = dict(zip(output.req_ids, output.sampled_token_ids, strict=True))
+            return PPSDModelRunnerOutput.of(output, stage.judge(tick, tokens))
+
+    def _update_states(self, scheduler_output: Any) -> Any:
+        inputs = self.ppsd_stage.inputs(self._step.tick)
+        if inputs is not None:
+            cached = scheduler_output.scheduled_cached_reqs
+            for i, request_id in enumerate(cached.req_ids):
+                self._port.rewind(request_id, cached.num_computed_tokens[i])
+                if not cached.new_token_ids[i]:
+                    cached.new_token_ids[i] = inputs[request_id]
+        return super()._update_states(scheduler_output)  # type: ignore[misc]
+
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_inputs(*args, **kwargs)  # type: ignore[misc]
+        lanes = {lane.request_id: lane for lane in self._step.tick.lanes}
+        self._step.lanes = tuple(lanes[request_id] for request_id in self._port.request_ids())
+        # The compiled exit head has no guards: it reads what it is given as int64.
+        self._step.last = prepared[0].to(torch.int64)
+        discards = self.ppsd_stage.discards
+        self._port.discard([row for row, lane in enumerate(self._step.lanes) if discards(lane)])
+        return prepared
+
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        step, positions = self._step, kwargs["positions"]
+        assert step.last is not None
+        batch = Batch(step.tick, step.lanes, step.last, positions, get_forward_context())
+        layers = partial(super()._model_forward, *args, **kwargs)  # type: ignore[misc]
+        step.batch, step.states = batch, self.ppsd_stage.run(batch, layers)
+        if step.states is None:
+            # Whatever would be computed is computed again when the positions re-enter.
+            return self._port.empty_states(positions.shape[-1])
+        return step.states

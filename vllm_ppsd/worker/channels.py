@@ -1,0 +1,175 @@
+"""One-way typed messages from worker to worker.
+
+A message is one trip over the network, whatever its size, and the next one need not
+wait for it: ZeroMQ's sockets push. (gloo asks the receiver first, and vLLM's hand-over
+between stages is four gloo messages one after the other, so on a link with a delay it
+takes seven trips.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import torch
+import torch.distributed
+import zmq
+from vllm.distributed.parallel_state import get_pp_group
+
+from vllm_ppsd.worker.messages import Kind
+
+M = TypeVar("M")
+
+VERSION = b"\x01"
+"""First byte of every message; it changes with what messages look like."""
+
+
+class ChannelError(RuntimeError):
+    """No message came for too long, or another one than was due."""
+
+
+class Receiver(Generic[M]):
+    """The receiving end of a channel.
+
+    Args:
+        host: address to listen at.
+        kind: what it carries.
+        patience: seconds to wait for a message.
+    """
+
+    def __init__(self, host: str, kind: Kind, patience: float) -> None:
+        self._name, self._patience = kind.name.lower(), patience
+        self._decoder = msgspec.msgpack.Decoder(kind.value)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
+        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
+        self.address = f"tcp://{host}:{port}"
+
+    def ready(self) -> bool:
+        """Whether a message is there, so that ``receive`` would not wait."""
+        return bool(self._socket.poll(0))
+
+    def receive(self, tick: int | None = None) -> M:
+        """Wait for the next message; as ``receive_with_buffers``."""
+        return self.receive_with_buffers(tick)[0]
+
+    def receive_with_buffers(self, tick: int | None = None) -> tuple[M, list[bytes]]:
+        """Wait for the next message; return it, and the buffers that follow it.
+
+        Args:
+            tick: number of the tick whose message is due; None if the caller checks.
+
+        Raises:
+            ChannelError: the other end is silent, speaks another version, or sent the
+                message of another tick.
+        """
+        if not self._socket.poll(int(1000 * self._patience)):
+            raise ChannelError(
+                f"no {self._name} came from the other stage for {self._patience:.0f} s "
+                "(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): it hangs, or the network does"
+            )
+        body, *buffers = self._socket.recv_multipart()
+        if body[:1] != VERSION:
+            raise ChannelError(
+                f"{self._name} came in message format {body[:1].hex()}, and this stage reads "
+                f"{VERSION.hex()}: install the same version of vllm-ppsd on all nodes"
+            )
+        message: Any = self._decoder.decode(memoryview(body)[1:])
+        if tick is not None and message.tick != tick:
+            raise ChannelError(
+                f"{self._name} of tick {message.tick} came where those of tick {tick} were due"
+            )
+        return message, buffers
+
+
+class Sender(Generic[M]):
+    """The sending end of a channel. Sends never wait.
+
+    Args:
+        addresses: of the receivers.
+    """
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self._sockets: list[zmq.Socket[bytes]] = []
+        for address in addresses:
+            socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+            socket.setsockopt(zmq.SNDHWM, 0)
+            # What was not delivered when the worker stops is of no use to anybody.
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.connect(address)
+            self._sockets.append(socket)
+
+    def send(self, message: M, buffers: Sequence[memoryview] = ()) -> None:
+        """Send a message, and buffers behind it, which are copied."""
+        parts: list[bytes | memoryview] = [VERSION + self._encoder.encode(message), *buffers]
+        for socket in self._sockets:
+            socket.send_multipart(parts)
+
+
+class StageChannels:
+    """All channels of a stage; making them is a collective call of the pipeline's stages.
+
+    Args:
+        host: this stage's address, at which the others reach it.
+        patience: seconds to wait for a message.
+        states: whether hidden states go over channels, too.
+        feedback: the stages that send their states back to the first.
+
+    Attributes:
+        stage: this stage's number.
+        receivers: of what this stage receives.
+        senders: of what it sends.
+    """
+
+    def __init__(
+        self, host: str, patience: float, states: bool, feedback: Sequence[int] = ()
+    ) -> None:
+        group = get_pp_group()
+        first, last = group.is_first_rank, group.is_last_rank
+        behind = group.world_size - 1
+        receives = {
+            Kind.STATES: states and not first,
+            Kind.DRAFTS: last,
+            Kind.JUDGEMENTS: not last,
+            Kind.FEEDBACK: first and bool(feedback),
+        }
+        targets: dict[Kind, Iterable[int]] = {
+            Kind.STATES: [group.rank_in_group + 1] if states and not last else [],
+            Kind.DRAFTS: [behind] if first else [],
+            Kind.JUDGEMENTS: range(behind) if last else [],
+            Kind.FEEDBACK: [0] if group.rank_in_group in feedback else [],
+        }
+        self.stage = group.rank_in_group
+        self.receivers: dict[Kind, Receiver[Any]] = {
+            kind: Receiver(host, kind, patience) for kind, mine in receives.items() if mine
+        }
+        self.senders = connect(self.receivers, targets, group.cpu_group)
+
+
+def connect(
+    receives: Mapping[Kind, Receiver[Any]], sends: Mapping[Kind, Iterable[int]], group: Any
+) -> dict[Kind, Sender[Any]]:
+    """Tell all stages of a pipeline where to send to; every stage must call it.
+
+    Args:
+        receives: what this stage receives.
+        sends: what it sends, and the places of the receiving stages in the pipeline.
+        group: the pipeline's CPU process group.
+
+    Returns:
+        The sending ends of what it sends.
+    """
+    mine = {kind: receiver.address for kind, receiver in receives.items()}
+    theirs: list[dict[Kind, str]] = [{}] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(theirs, mine, group=group)
+    return {
+        kind: Sender(theirs[stage][kind] for stage in stages)
+        for kind, stages in sends.items()
+        if stages
+    }
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """Return the bytes of a CPU tensor, without a copy where it is contiguous."""
+    return memoryview(tensor.contiguous().view(torch.uint8).flatten().numpy())

@@ -1,0 +1,86 @@
+"""A stage before the last: it takes in judgements, and runs no tick whose lanes are all stale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vllm.distributed.parallel_state import get_tp_group
+
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.protocol import Judgement, StaleBook, Tick, TickGate
+from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.worker.channels import Receiver, StageChannels
+from vllm_ppsd.worker.events import What
+from vllm_ppsd.worker.feedback import feedback_sender
+from vllm_ppsd.worker.messages import Kind
+from vllm_ppsd.worker.stage import Stage
+
+_UNUSED = 0
+"""Input token on a middle stage, which embeds nothing."""
+
+
+class NonLastStage(Stage):
+    """A middle stage; the first one drafts as well.
+
+    Args:
+        port: to the model runner that this stage belongs to.
+        config: PPSD's.
+        channels: this stage's.
+        book: what is remembered of judgements.
+    """
+
+    def __init__(
+        self, port: RunnerPort, config: PPSDConfig, channels: StageChannels, book: StaleBook
+    ) -> None:
+        super().__init__(port, feedback_sender(channels))
+        self._config = config
+        self._stale_book = book
+        self._gate = TickGate(config.max_drafts, book)
+        self._judgements: Receiver[Judgement] = channels.receivers[Kind.JUDGEMENTS]
+
+    def begin(self, tick: Tick) -> bool:
+        for request_id in tick.left:
+            self._stale_book.forget(request_id)
+        for lane in tick.lanes:
+            self._stale_book.arrive(lane)
+        return super().begin(tick)
+
+    def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
+        return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.lanes}
+
+    def run(self, batch: Batch, layers: Callable[[], Any]) -> Any:
+        if not self._config.max_drafts:
+            self._finish_sends()
+            return self._run_layers(batch, layers)
+        with self.events.span(What.HOLD):
+            self._hold(batch.tick)
+        self._finish_sends()
+        self._entered(batch)
+        if not self._gate.start(batch.tick):
+            self._send_back(batch.tick, batch.last, None)
+            return None
+        return self._run_layers(batch, layers)
+
+    def _entered(self, batch: Batch) -> None:
+        """Called when a tick starts."""
+
+    def _hold(self, tick: Tick) -> None:
+        """Take in judgements: wait for those that this tick depends on.
+
+        Stage 0 waits; when the tick comes to a middle stage, these have been sent.
+        """
+        for _ in range(self._gate.due(tick)):
+            self._gate.judge(self._judgements.receive())
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take in the judgements that are there already.
+
+        The ranks of a tensor parallel group must skip the same ticks, so they take in
+        no more than what they have waited for.
+        """
+        if get_tp_group().world_size > 1:
+            return
+        while self._gate.unjudged and self._judgements.ready():
+            self._gate.judge(self._judgements.receive())
