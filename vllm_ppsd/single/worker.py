@@ -34,18 +34,6 @@ class SingleWorkerMixin:
         )
         super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
 
-    def set_drafts(self, drafts: int, threshold: float) -> None:
-        """Draft fewer tokens a step than configured, or more boldly; for benchmarks only.
-
-        Called through ``LLM.collective_rpc``.
-        """
-        drafter = self.model_runner.drafter  # type: ignore[attr-defined]
-        drafter.drafts, drafter.threshold = drafts, threshold
-
-    def set_synthetic_acceptance(self, acceptance: float) -> None:
-        """Change how often the synthetic drafter is right; for tests and benchmarks only."""
-        self.model_runner.drafter.set_synthetic_acceptance(acceptance)  # type: ignore[attr-defined]
-
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
         self.model_runner.adopt(self.ppsd_config)  # type: ignore[attr-defined]

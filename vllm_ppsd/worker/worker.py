@@ -12,7 +12,6 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.trace.recorder import Recorder
 from vllm_ppsd.worker.lifeline import follow_engine
 from vllm_ppsd.worker.messages import Handover, Lines
 
@@ -62,22 +61,3 @@ class PPSDWorkerMixin:
         output = super().execute_model(scheduler_output)  # type: ignore[misc]
         stage.after_send()
         return output
-
-    def set_synthetic_acceptance(self, acceptance: float) -> None:
-        """Change how often the synthetic drafter is right; for benchmarks and tests.
-
-        Called on every rank through ``LLM.collective_rpc``.
-        """
-        self.model_runner.ppsd_stage.set_synthetic_acceptance(acceptance)  # type: ignore[attr-defined]
-
-    def start_trace(self) -> None:
-        """Record what this stage does until ``stop_trace``; no request may be running.
-
-        Called on every rank through ``LLM.collective_rpc``.
-        """
-        group = get_pp_group()
-        self._recorder = Recorder(self.model_runner, group.rank_in_group, group.is_last_rank)  # type: ignore[attr-defined]
-
-    def stop_trace(self) -> str:
-        """Return what was recorded since ``start_trace``: a ``StageRecord`` as JSON."""
-        return self._recorder.stop().model_dump_json()
