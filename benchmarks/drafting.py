@@ -26,7 +26,7 @@ from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin, said
 from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.exit_head.lookup import find
-from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.tools.prompts import chat_tokens
 
 TEMPERATURES = (0.0, 1.0)
 COUPLED, ARGMAX, PROBABILISTIC, ARRIVED = "coupled", "argmax", "probabilistic", "not waiting"

@@ -32,7 +32,7 @@ from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
-from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.worker.synthetic import write_record
 

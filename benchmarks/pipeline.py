@@ -26,8 +26,8 @@ from vllm_ppsd.bench.engines import Timed
 from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.bench.prompts import OWN, first_of_each
 from vllm_ppsd.bench.report import quartiles
-from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.costs import ideal_speedup
+from vllm_ppsd.tools.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
 
 ACCEPTANCES = (1.0, 0.7, 0.0)

@@ -18,7 +18,7 @@ from vllm_ppsd.bench.engines import Timed
 from vllm_ppsd.bench.report import quartiles
 from vllm_ppsd.config.entry import model_shape
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.speedup import round_cost
+from vllm_ppsd.costs import round_cost
 
 PLAIN = "plain"
 ALL = "all"

@@ -17,7 +17,7 @@ from benchmarks import arguments
 from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin, said
 from vllm_ppsd.bench.prompts import first_of_each
-from vllm_ppsd.training.prompts import Prompt, chat_tokens
+from vllm_ppsd.tools.prompts import Prompt, chat_tokens
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from benchmarks.rounds import (
 from vllm_ppsd.bench import engines
 from vllm_ppsd.bench.origin import deliver, footer, origin
 from vllm_ppsd.bench.prompts import first_of_each
-from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.tools.prompts import chat_tokens
 
 NGRAM = "n-gram, 3 drafts"
 DRAFTS = (1, 2, 3, 4, 5)

@@ -10,17 +10,17 @@ SETS = ["maths", "code"]
 
 
 def _answers():
-    found = {}
+    answers = {}
     for temperature in (0.0, 1.0):
         for repeat in range(2):
             for prompt in range(2):
                 slow = 1 + prompt
-                found[Round(temperature, repeat, prompt)] = {
+                answers[Round(temperature, repeat, prompt)] = {
                     Method.PLAIN: Answer([1, 2, 3], 40.0 * slow),
                     Method.PPSD: Answer([1, 2, 3], 20.0 * slow, 10, 8 - prompt),
                     Method.EARLY_EXIT: Answer([1, 2, 4], 80.0 * slow),
                 }
-    return found
+    return answers
 
 
 def _report():
@@ -65,10 +65,6 @@ def test_the_table_says_everything():
     assert sampled.endswith("| other noise |")
     assert "some-model, head some-head (exit layer 2), 8 tokens an answer, some processor" in text
     assert "`vllm-ppsd bench MODEL`, commit abc, vllm 1" in text
-
-
-def test_quartiles_of_a_single_run():
-    assert report.quartiles([1.5]) == [1.5, 1.5]
 
 
 def test_the_picture_is_drawn(tmp_path):

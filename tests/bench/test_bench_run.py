@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -22,15 +23,12 @@ class Fake:
         self.answered = 0
         self.closed = False
 
-    def answer(self, prompt, tokens, temperature, seed):
+    def __call__(self, prompt, tokens, temperature, seed):
         if next(self.left) == 0:
             raise KeyboardInterrupt
         self.answered += 1
         drafts = 10 if self.method == Method.PPSD else 0
         return Answer([7] * tokens, 20.0 if drafts else 30.0, drafts, drafts // 2)
-
-    def close(self):
-        self.closed = True
 
 
 @pytest.fixture
@@ -44,12 +42,18 @@ def asked(tmp_path, tiny_llama, monkeypatch):
     def call(*words, stop_after=1000):
         left = count(stop_after, -1)
 
-        def start(setting, methods, *, backwards):
+        @contextmanager
+        def starting(setting, methods, *, backwards):
             orders.append(backwards)
-            started.append({method: Fake(method, left) for method in methods})
-            return started[-1]
+            fakes = {method: Fake(method, left) for method in methods}
+            started.append(fakes)
+            try:
+                yield fakes
+            finally:
+                for fake in fakes.values():
+                    fake.closed = True
 
-        monkeypatch.setattr(contenders, "start", start)
+        monkeypatch.setattr(contenders, "started", starting)
         given = ["bench", str(tiny_llama), "--prompts", str(prompts), "--tokens", "8"]
         output = tmp_path / "out"
         return main([*given, "-o", str(output), *words]), started, orders, output

@@ -2,10 +2,10 @@
 
 import pytest
 from planning.test_cost_model import profile
+from support.simulator.simulate import Simulation
 
 from benchmarks import cost_model, layouts
 from vllm_ppsd.planning.model import plain_pipeline
-from vllm_ppsd.planning.simulate import Simulation
 
 
 def test_the_cost_model_s_error_is_of_the_measured_time():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.pipeline import render
-from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.costs import ideal_speedup
 
 
 def test_the_ideal_speedup_is_that_of_the_cost_model():

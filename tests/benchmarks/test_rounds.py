@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from vllm_ppsd.bench.engines import Timed
 
 from benchmarks.rounds import PLAIN, Seen, render, summary
-from vllm_ppsd.bench.engines import Timed
 
 
 def run(seconds: float, passes: int, tokens: int = 9) -> Timed:

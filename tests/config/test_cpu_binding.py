@@ -24,12 +24,3 @@ def test_a_users_own_binding_wins(monkeypatch):
     monkeypatch.setenv(cpu_binding.CORES, "0|0|0")
     cpu_binding.apply(3)
     assert os.environ[cpu_binding.CORES] == "0|0|0"
-
-
-def test_a_binding_for_a_block_ends_with_it(monkeypatch):
-    monkeypatch.delenv(cpu_binding.CORES, raising=False)
-    monkeypatch.setenv(cpu_binding.PARTITION, "1,5")
-    with cpu_binding.bound(1, [6]):
-        assert os.environ[cpu_binding.PARTITION] == "6"
-    assert cpu_binding.CORES not in os.environ
-    assert os.environ[cpu_binding.PARTITION] == "1,5"

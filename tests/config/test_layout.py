@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import (
-    ModelShape,
-    balanced_exit_layer,
-    check_partition,
-    split_layers,
-)
+from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_layers
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.planning.shape import assumed_head
 
 SMOLLM2 = ModelShape(30, 576, 1536, 9, 3, 64, 49152)

@@ -9,7 +9,7 @@ from support import engine as e
 from support.reference import Reference
 from vllm.sampling_params import StructuredOutputsParams
 
-from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.tools.prompts import chat_tokens
 from vllm_ppsd.worker.synthetic import write_record
 
 pytestmark = pytest.mark.e2e

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from support.simulator.simulate import Simulation
 
+from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 from vllm_ppsd.exit_head.create import head_config
 from vllm_ppsd.planning import model
-from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Parts, Profile
-from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.trace.spans import What
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_ppsd.config.layout import ModelShape
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.planning.heads import HELD, choices
 from vllm_ppsd.planning.plan import plans, plans_with_heads
 from vllm_ppsd.planning.shape import assumed_head
@@ -55,7 +55,7 @@ def test_the_search_is_never_worse_than_with_one_head_and_says_how_to_train_the_
     assert best.speedup >= alone.speedup
     assert best.choice is not None
     said = best.choice.training("m", best.exit_layer)
-    assert said.startswith(f"vllm-ppsd train m --exit-layer {best.exit_layer} --head ")
+    assert said.startswith(f"vllm-ppsd train m --exit-layer {best.exit_layer} --layers ")
     assert f"--draft-vocab-size {best.choice.config.draft_vocab_size}" in said
 
 

@@ -6,8 +6,7 @@ import heapq
 from collections.abc import Callable
 
 import pytest
-
-from vllm_ppsd.planning.pace import Pace
+from support.simulator.pace import Pace
 
 
 def test_work_is_slowed_while_there_is_other_work():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from planning.test_cost_model import profile
+from planning.test_cost_model import lens_head, profile
+from support.simulator.simulate import Simulation
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.planning.profile import derive
-from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import read_profile
+from vllm_ppsd.planning.trace import comparison
 
 
 def test_the_times_that_were_simulated_are_found_again():
@@ -48,6 +50,19 @@ def test_the_scheduler_s_time_beside_other_requests_is_found():
     drafting = [Simulation(wanted, (10, 20), 0.5, 1, 1, tokens=60).run()]
     found = derive("m", "h", (10, 20), plain, drafting)
     assert found.control_beside == pytest.approx(9.0)
+
+
+def test_cost_model_and_simulator_agree_with_the_run_that_they_know_the_times_of():
+    made, partition = profile(), (17, 13)
+    plain = Simulation(made, partition, 0.0, 0, tokens=40).run()
+    drafting = Simulation(made, partition, 0.7, 1, tokens=800).run()
+    said = comparison("m", lens_head(17, 30), plain, drafting, drafts=1)
+    (error,) = re.findall(r"\(([+-]\d+)%\)", said)
+    assert abs(int(error)) <= 3
+    derived = derive("m", "h", partition, [plain], [drafting])
+    assert drafting.acceptance is not None
+    played = Simulation(derived, partition, drafting.acceptance, 1, tokens=2000).run()
+    assert round(100 * abs(played.ms_per_token() / drafting.ms_per_token() - 1)) <= 3
 
 
 def test_a_trace_too_short_is_refused():

@@ -14,6 +14,7 @@ from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
 PLAIN = {"num_speculative_tokens": 0}
+EXTENSION = "vllm_ppsd.tools.worker_extension.ToolsWorkerExtension"
 
 
 @dataclass
@@ -46,6 +47,7 @@ def engine(model: Path, *, stages: int = 2, ppsd: dict[str, Any], **options: Any
                 "kv_cache_memory_bytes": 2**26,
                 "disable_log_stats": False,
                 "seed": 0,
+                "worker_extension_cls": EXTENSION,
             }
             | options,
         )

@@ -11,11 +11,11 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.exit_head.errors import ExitHeadError
+from vllm_ppsd.tools.prompts import read_prompts
 from vllm_ppsd.training.documents import Document, write_documents
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.evaluate import OVERALL, evaluate, evaluation_recipe, print_evaluations
 from vllm_ppsd.training.generate import text_settings
-from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.sampled import Sampled
 from vllm_ppsd.training.shards import Shards
 

@@ -12,11 +12,11 @@ import torch
 from support.tiny import make_tiny_model
 from transformers import AutoTokenizer
 
+from vllm_ppsd.tools.prompts import Prompt
 from vllm_ppsd.training.answers import answer
 from vllm_ppsd.training.documents import read_documents
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
-from vllm_ppsd.training.prompts import Prompt
 from vllm_ppsd.training.recipe import Generation, Recipe
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.bench.methods import Method
-from vllm_ppsd.bench.origin import footer
 from vllm_ppsd.bench.runs import Answer, Round
+from vllm_ppsd.tools.report import footer, markdown_table, quartiles
 
 ALL = "all"
 OTHER_NOISE = "other noise"
@@ -25,16 +25,16 @@ def rows(
         answers: of every round, by contender.
         sets: the prompt set of every prompt.
     """
-    found: dict[tuple[float, str, str], list[tuple[Answer, Answer]]] = {}
+    pairs_of: dict[tuple[float, str, str], list[tuple[Answer, Answer]]] = {}
     for one, given in sorted(answers.items()):
         groups = [sets[one.prompt], ALL] if len(set(sets)) > 1 else [sets[one.prompt]]
         for name, answer in given.items():
             for group in groups:
-                pairs = found.setdefault((one.temperature, group, name), [])
+                pairs = pairs_of.setdefault((one.temperature, group, name), [])
                 pairs.append((given[Method.PLAIN], answer))
     return [
         {"temperature": temperature, "set": group, "name": name} | _figures(pairs)
-        for (temperature, group, name), pairs in found.items()
+        for (temperature, group, name), pairs in pairs_of.items()
     ]
 
 
@@ -54,43 +54,31 @@ def _figures(pairs: Sequence[tuple[Answer, Answer]]) -> dict[str, Any]:
     }
 
 
-def quartiles(values: Sequence[float]) -> list[float]:
-    """Return the first and third quartile; of one value, that value twice."""
-    if len(values) == 1:
-        return [values[0], values[0]]
-    return statistics.quantiles(values, method="inclusive")[::2]
-
-
 def render(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: a table for every temperature."""
     tables = [_table(report, temperature) for temperature in report["temperatures"]]
-    said = (
+    setting = (
         f"{report['model']}, head {report['head']} (exit layer {report['partition'][0]}), "
         f"{report['tokens']} tokens an answer, {report['cpu']}"
     )
-    return "\n\n".join([*tables, f"{said}; {footer(dict(report))}"])
+    return "\n\n".join([*tables, f"{setting}; {footer(report)}"])
 
 
 def _table(report: Mapping[str, Any], temperature: float) -> str:
     some = [row for row in report["rows"] if row["temperature"] == temperature]
     sets = _sets(some)
-    lines = [
-        f"Temperature {temperature:g}: speedup over the plain pipeline (median, quartiles)",
-        "",
-        "| decoding | ms per token | acceptance | " + " | ".join(sets) + " | identical |",
-        "| --- " * (4 + len(sets)) + "|",
-    ]
+    lines = []
     for name in dict.fromkeys(row["name"] for row in some):
         by_set = {row["set"]: row for row in some if row["name"] == name}
         whole = by_set[sets[-1]]
         acceptance = "" if whole["acceptance"] is None else f"{whole['acceptance']:.2f}"
-        cells = [_speedup(by_set[group]) for group in sets]
-        lines.append(
-            f"| {report['labels'][name]} | {whole['ms_per_token']:.1f} | {acceptance} | "
-            + " | ".join(cells)
-            + f" | {_identical(name, whole)} |"
-        )
-    return "\n".join(lines)
+        speedups = [_speedup(by_set[group]) for group in sets]
+        time = f"{whole['ms_per_token']:.1f}"
+        label = report["labels"][name]
+        lines.append([label, time, acceptance, *speedups, _identical(name, whole)])
+    headings = ["decoding", "ms per token", "acceptance", *sets, "identical"]
+    title = f"Temperature {temperature:g}: speedup over the plain pipeline (median, quartiles)"
+    return f"{title}\n\n{markdown_table(headings, lines)}"
 
 
 def _identical(name: str, row: Mapping[str, Any]) -> str:
@@ -101,8 +89,8 @@ def _identical(name: str, row: Mapping[str, Any]) -> str:
 
 def _sets(some: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the prompt sets of rows in their order, all of them together at the end."""
-    found = dict.fromkeys(row["set"] for row in some)
-    return sorted(found, key=lambda name: name == ALL)
+    names = dict.fromkeys(row["set"] for row in some)
+    return sorted(names, key=lambda name: name == ALL)
 
 
 def _speedup(row: Mapping[str, Any]) -> str:

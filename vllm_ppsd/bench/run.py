@@ -11,17 +11,16 @@ from typing import Any
 
 from vllm_ppsd.bench import contenders
 from vllm_ppsd.bench.contenders import Setting
-from vllm_ppsd.bench.engines import rotated, settle
 from vllm_ppsd.bench.methods import Method
-from vllm_ppsd.bench.origin import origin
-from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.bench.report import draw, render, rows
 from vllm_ppsd.bench.runs import Round, Runs
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.progress import progress
-from vllm_ppsd.training.prompts import chat_tokens
+from vllm_ppsd.tools.engines import rotated, settle
+from vllm_ppsd.tools.progress import progress
+from vllm_ppsd.tools.prompts import chat_tokens, first_of_each
+from vllm_ppsd.tools.report import origin
 
 
 def run(
@@ -57,22 +56,22 @@ def run(
             package is missing, or the folder holds runs of something else.
     """
     _check(limit, tokens, temperatures, repeats, methods)
-    found = find(head, model)
+    exit_head = find(head, model)
     compared = [method for method in Method if method == Method.PLAIN or method in methods]
     asked = first_of_each(prompts, limit)
     prompt_ids = _tokenized(model, [prompt.text for prompt in asked])
     setting = Setting(
         model,
-        str(found.path),
-        tuple(found.config.two_stages),
+        str(exit_head.path),
+        tuple(exit_head.config.two_stages),
         max_model_len=_room(model, prompt_ids, tokens),
     )
     source = origin(command)
     shared = {
         "model": Path(model).name,
-        "fingerprint": found.config.target.fingerprint,
-        "head": found.path.name,
-        "weights": found.digest(),
+        "fingerprint": exit_head.config.target.fingerprint,
+        "head": exit_head.path.name,
+        "weights": exit_head.digest(),
         "partition": list(setting.partition),
         "prompts": [prompt.text for prompt in asked],
         "tokens": tokens,
@@ -122,22 +121,20 @@ def _measure(
     """
     for repeat, rounds in groupby(missing, key=lambda one: one.repeat):
         print(f"starting {', '.join(compared)} (a minute or two each, most of it torch.compile) …")
-        started = contenders.start(setting, compared, backwards=repeat % 2 == 1)
-        try:
-            for contender in started.values():
-                contender.answer(prompts[0], 8, 0.0, 0)
-            with progress("rounds") as bar:
-                for number, one in enumerate(bar.track(list(rounds))):
-                    answers = {}
-                    for name in rotated(list(started), number):
-                        settle(1.0)
-                        answers[name] = started[name].answer(
-                            prompts[one.prompt], tokens, one.temperature, one.repeat
-                        )
-                    runs.add(one, {name: answers[name] for name in compared})
-        finally:
-            for contender in started.values():
-                contender.close()
+        with (
+            contenders.started(setting, compared, backwards=repeat % 2 == 1) as ways,
+            progress("rounds") as bar,
+        ):
+            for answer in ways.values():
+                answer(prompts[0], 8, 0.0, 0)
+            for number, one in enumerate(bar.track(list(rounds))):
+                answers = {}
+                for name in rotated(list(ways), number):
+                    settle(1.0)
+                    answers[name] = ways[name](
+                        prompts[one.prompt], tokens, one.temperature, one.repeat
+                    )
+                runs.add(one, {name: answers[name] for name in compared})
 
 
 def _check(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vllm_ppsd.bench.methods import Method
-from vllm_ppsd.bench.prompts import OWN
+from vllm_ppsd.tools.prompts import OWN
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,8 +35,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from vllm_ppsd.bench.origin import said
     from vllm_ppsd.bench.run import run
+    from vllm_ppsd.tools.report import portable_command
 
     return run(
         arguments.model,
@@ -48,5 +48,5 @@ def _bench(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         methods=[Method(name) for name in arguments.methods],
         output=arguments.output,
-        command=said("vllm-ppsd", arguments.model),
+        command=portable_command("vllm-ppsd", arguments.model),
     )

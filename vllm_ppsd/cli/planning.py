@@ -59,10 +59,10 @@ def _profile(arguments: argparse.Namespace) -> int:
     from vllm_ppsd.planning.profile import measure
     from vllm_ppsd.planning.report import print_profile
 
-    found = measure(arguments.model, arguments.head, arguments.lanes)
-    text = found.model_dump_json(indent=2) + "\n"
+    profile = measure(arguments.model, arguments.head, arguments.lanes)
+    text = profile.model_dump_json(indent=2) + "\n"
     write_whole(arguments.output, lambda path: path.write_text(text))
-    print_profile(found)
+    print_profile(profile)
     print(arguments.output)
     return 0
 
@@ -88,7 +88,7 @@ def _acceptance(path: Path | None) -> dict[int, float] | None:
         return None
     try:
         values = json.loads(path.read_text())
-        found = {
+        rates = {
             int(layer): float(value["acceptance"] if isinstance(value, dict) else value)
             for layer, value in values.items()
         }
@@ -99,14 +99,14 @@ def _acceptance(path: Path | None) -> dict[int, float] | None:
             f'{path} holds no acceptance rates: expected {{"EXIT_LAYER": RATE, …}} or the '
             "sweep.json of `vllm-ppsd sweep`"
         ) from None
-    wrong = {layer: rate for layer, rate in found.items() if not 0 <= rate <= 1}
-    if wrong or not found:
-        raise PPSDConfigError(f"{path}: acceptance rates lie between 0 and 1, not {wrong or found}")
-    return found
+    wrong = {layer: rate for layer, rate in rates.items() if not 0 <= rate <= 1}
+    if wrong or not rates:
+        raise PPSDConfigError(f"{path}: acceptance rates lie between 0 and 1, not {wrong or rates}")
+    return rates
 
 
 def _trace(arguments: argparse.Namespace) -> int:
-    from vllm_ppsd.trace.run import run
+    from vllm_ppsd.planning.trace import run
 
     return run(
         arguments.model, arguments.head, arguments.prompt, arguments.tokens, arguments.output

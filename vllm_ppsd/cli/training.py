@@ -179,7 +179,7 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from vllm_ppsd.speedup import ideal_speedup
+    from vllm_ppsd.costs import ideal_speedup
     from vllm_ppsd.training.distill import distill, fit
 
     found = (distill if arguments.steps == "all" else fit)(

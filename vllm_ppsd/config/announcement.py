@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from vllm.logger import init_logger
 
-from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.costs import ModelShape, best_one_device_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.planning.model import plain_pipeline, ppsd
-from vllm_ppsd.planning.times import assumed_profile
-from vllm_ppsd.speedup import best_one_device_speedup
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -56,12 +53,8 @@ def expected_speedups(config: PPSDConfig, shape: ModelShape) -> dict[float, floa
     """Return acceptance rates with the speedup over plain decoding, by weights alone."""
     head = ExitHeadFolder.open(config.model).config if config.model else None
     if config.is_pipelined:
-        profile, partition = assumed_profile("", shape, head), config.layer_partition
-        plain = plain_pipeline(profile, partition).ms_per_token
-        return {
-            a: plain / ppsd(profile, partition, a, config.max_drafts).ms_per_token
-            for a in ACCEPTANCES
-        }
+        costs = shape.tick_costs(config.layer_partition, head)
+        return {a: costs.plain / costs.per_token(a, config.max_drafts) for a in ACCEPTANCES}
     assert head is not None
     draft, most = shape.draft_cost(head), config.max_drafts
     return {a: best_one_device_speedup(most, draft, a) for a in ACCEPTANCES}

@@ -8,12 +8,10 @@ process may use are dealt out evenly.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from vllm.logger import init_logger
 
-from vllm_ppsd.config.environment import environment
 from vllm_ppsd.config.errors import PPSDConfigError
 
 logger = init_logger("vllm.plugins.ppsd")
@@ -50,14 +48,3 @@ def apply(ranks: int) -> None:
     binding = deal(sorted(os.sched_getaffinity(0)), ranks)
     os.environ[CORES] = binding
     logger.info("PPSD: CPU cores per worker: %s=%r", CORES, binding)
-
-
-@contextmanager
-def bound(stages: int, partition: Sequence[int]) -> Iterator[None]:
-    """Give engines started inside ``stages`` sets of cores and a split of layers."""
-    values = {
-        CORES: deal(sorted(os.sched_getaffinity(0)), stages),
-        PARTITION: ",".join(map(str, partition)),
-    }
-    with environment(values):
-        yield

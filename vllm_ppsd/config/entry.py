@@ -16,17 +16,12 @@ from pydantic import ValidationError
 from vllm_ppsd.config import cpu_binding, request, support
 from vllm_ppsd.config.announcement import announce
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import (
-    ModelShape,
-    balanced_exit_layer,
-    check_partition,
-    split_layers,
-)
+from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_layers
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
+from vllm_ppsd.costs import ModelShape, draft_threshold
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.hooks.request import mark_engine
-from vllm_ppsd.speedup import draft_threshold
 from vllm_ppsd.wording import problems
 
 SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"

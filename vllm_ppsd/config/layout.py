@@ -5,51 +5,8 @@ Plain Python. Costs are in units of one decoder layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.exit_head.config import ExitHeadConfig
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What decides a layer's and the LM head's weight, in elements."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of one decoder layer (attention and gated MLP)."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
-        return attention + 3 * self.hidden_size * self.intermediate_size
-
-    def head_cost(self, head: ExitHeadConfig) -> float:
-        """Weights of an exit head with its share of the LM head, in layers."""
-        rows = head.draft_vocab_size or self.vocab_size
-        weights = rows * self.hidden_size
-        if head.start_layer is not None:
-            weights += self.hidden_size**2
-        if head.output_map:
-            weights += self.hidden_size**2
-        if head.intermediate_size is not None:
-            weights += 2 * self.hidden_size * head.intermediate_size
-        return head.num_layers + weights / self.layer_weights
-
-    def draft_cost(self, head: ExitHeadConfig) -> float:
-        """Weights that a draft reads on one device, as a share of a full pass's."""
-        draft = head.exit_layer + self.head_cost(head)
-        return draft / (self.num_layers + self.lm_head_cost)
-
-    @property
-    def lm_head_cost(self) -> float:
-        """Weights of the LM head, in layers: decoding is bound by reading weights."""
-        return self.vocab_size * self.hidden_size / self.layer_weights
+from vllm_ppsd.costs import ModelShape
 
 
 def balanced_exit_layer(shape: ModelShape, num_stages: int) -> int:

@@ -1,1 +1,1 @@
-"""What a pipeline is expected to do: times of its parts, formulas, a simulator, a planner."""
+"""What a pipeline is expected to do: times of its parts, formulas, a planner."""

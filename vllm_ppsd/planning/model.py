@@ -1,7 +1,7 @@
 """The cost model: from the times of the parts to tokens per second and idle stages.
 
-The formulas are for one decoding request unless said; ``simulate`` plays the same
-protocol event by event, and ``tests/planning`` holds one against the other.
+The formulas are for one decoding request unless said. ``tests/planning`` compares them
+with a simulator that plays the protocol event by event.
 
 Notation: n stages, stage i takes s_i for its layers (the last: with LM head and
 sampler); stage 0 takes h more for the exit head, behind the hand-over; alpha is the
@@ -11,12 +11,11 @@ acceptance rate, K the drafts in flight.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+from vllm_ppsd.costs import TickCosts, layers_read, tokens_per_round
 from vllm_ppsd.planning.times import Parts, Profile
-from vllm_ppsd.speedup import tokens_per_round
 
 
 @dataclass(frozen=True)
@@ -92,25 +91,13 @@ def ppsd(
 
     One request (ticks that are sent ahead hide the scheduler's time on a hit):
 
-    - P = max(s_0 + h + prepare, s_1, …, s_{n-1}, L / (K + 1)) is the period of ticks;
-      L = sum(s_i) + hand-overs + verdict is when the verdict on a tick is in, and at most
-      K + 1 ticks may be unverified.
-    - A multi-depth head that reads stage k waits until that stage's layers are done with
-      the tick k before, and the states have come back as a verdict does: with it P is at
-      least (s_0 + h + prepare + the hand-overs and layers of stages 1 to k + the verdict's
-      way) / (k + 1). The verdict on a tick waits for the draft behind it, so P is at least
-      (all that + the draft's way and the verdict's) / (k + K + 1), too. Between equal stages
-      on a fast link both are less than the first term: the wait costs nothing. On a slow
-      link it costs what more drafts in flight would gain.
-    - A hit brings the next token after P. A miss brings it after L' = sum(s_i) +
-      hand-overs + control, plus W, the rest of the stale tick that stage 0 is in when
-      the token re-enters. When it does, the stages behind have nothing to do: contention
-      does not slow its s_0.
-    - Of the ticks that follow a miss, stage 0 has begun J = min(K, floor(L / F)) before
-      the verdict, F = s_0 + h + prepare, and a stage in the middle those that have come
-      to it by then; the last one skips them. Stage 0 does not draft behind a tick whose
-      layers end after the verdict.
-    - Contention makes all these times longer, as far as other stages have work meanwhile.
+    - A hit brings the next token after P, the period of ticks; a miss brings it after the
+      way through all stages (``TickCosts``).
+    - When the true token re-enters behind a miss, the stages behind have nothing to do:
+      contention does not slow its s_0. Otherwise it makes all times longer, as far as other
+      stages have work meanwhile.
+    - Of the ticks that follow a miss, stage 0 has begun J before the verdict, and a stage in
+      the middle those that have come to it by then; the last one skips them.
 
     Several requests that all draft share every tick and have nothing sent ahead: a hit
     costs a tick, a miss n of them, and the tick after the next n - 1 waits for the
@@ -122,30 +109,28 @@ def ppsd(
     parts = profile.at(requests)
     alone = stage_times(partition, parts)
     times, head = _beside_others(alone, parts.head, profile.contention)
-    hand_overs = (stages - 1) * profile.hand_over
-    loop = sum(times) + hand_overs + profile.verdict
-    first = times[0] + head + profile.prepare
-    period = max(
-        first,
-        *times[1:],
-        loop / (drafts + 1),
-        *_feedback_periods(profile, partition, parts.layer, first, drafts),
+    read = layers_read(partition, profile.head)
+    costs = TickCosts(
+        times,
+        head,
+        profile.hand_over,
+        profile.verdict,
+        profile.control,
+        profile.prepare,
+        restart=alone[0],
+        read={stage: n * parts.layer * profile.contention for stage, n in read.items()},
     )
-    begun = min(drafts, int(loop / first))
+    period = costs.period(drafts)
     if requests == 1:
-        trip = alone[0] + sum(times[1:]) + hand_overs + profile.control
-        layers_end = begun * first + times[0]
-        stale_end = layers_end + (head if layers_end < loop else 0.0)
-        rest = max(0.0, stale_end + profile.prepare - trip)
-        per_token = alpha * period + (1 - alpha) * (trip + rest)
+        per_token = costs.per_token(alpha, drafts)
     else:
-        way_round = sum(times) + hand_overs + profile.control_of(stages)
+        way_round = sum(times) + costs.hand_overs + profile.control_of(stages)
         period = max(period, way_round / stages)
         per_token = period * (alpha + stages * (1 - alpha))
     busy = [times[0] + head, *times[1:]]
     came = [sum(times[:i]) + i * profile.hand_over for i in range(stages - 1)]
     stale = [
-        (1 - alpha) * min(drafts, int(max(0.0, loop - at) / period)) * time
+        (1 - alpha) * min(drafts, int(max(0.0, costs.loop - at) / period)) * time
         for at, time in zip(came, busy, strict=False)
     ] + [0.0]
     return Expected(
@@ -171,27 +156,6 @@ def _beside_others(
         1 + (contention - 1) * min(1.0, (sum(busy) - time) / time) if time else 1.0 for time in busy
     ]
     return [time * by for time, by in zip(times, slower, strict=True)], head * slower[0]
-
-
-def _feedback_periods(
-    profile: Profile, partition: Sequence[int], layer: float, first: float, drafts: int
-) -> Iterator[float]:
-    """Yield least periods of ticks for every later stage that the head reads.
-
-    Args:
-        layer: ms of one decoder layer, alone.
-        first: ms that stage 0 is taken by a tick.
-        drafts: in flight.
-    """
-    if profile.head is None:
-        return
-    for stage, end in enumerate(accumulate(partition)):
-        if end in profile.head.deeper_layers:
-            layers = sum(partition[1 : stage + 1]) * layer * profile.contention
-            drafted = first + stage * profile.hand_over + layers + profile.verdict
-            yield drafted / (stage + 1)
-            judged = drafted + profile.hand_over + profile.verdict
-            yield judged / (stage + drafts + 1)
 
 
 def draft_then_verify(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import ModelShape, split_layers
+from vllm_ppsd.config.layout import split_layers
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.planning.heads import Choice
 from vllm_ppsd.planning.model import Expected, plain_pipeline, ppsd
 from vllm_ppsd.planning.times import Profile
@@ -88,7 +89,7 @@ def plans(
             f"none of the exit layers with a known acceptance rate ({_listed(acceptance)}) leaves "
             f"a layer to each of the {stages - 1} stages behind it"
         )
-    found = []
+    best = []
     for exit_layer in exits:
         partition = _split(profile, exit_layer, stages)
         alpha = acceptance[exit_layer]
@@ -101,8 +102,8 @@ def plans(
             candidates, key=lambda pair: (round(pair[1].ms_per_token, 6), pair[0])
         )
         speedup = base.ms_per_token / expected.ms_per_token
-        found.append(Plan(partition, drafts, alpha, expected, speedup))
-    return sorted(found, key=lambda plan: -plan.speedup)
+        best.append(Plan(partition, drafts, alpha, expected, speedup))
+    return sorted(best, key=lambda plan: -plan.speedup)
 
 
 def plans_with_heads(

@@ -12,10 +12,10 @@ import numpy as np
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.lookup import find
-from vllm_ppsd.offline import engine
-from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.times import Parts, Profile
-from vllm_ppsd.progress import progress
+from vllm_ppsd.tools.engines import engine
+from vllm_ppsd.tools.progress import progress
+from vllm_ppsd.tools.report import hardware
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import Span, Trace, What
 
@@ -41,14 +41,14 @@ def measure(model: str, head: str | None, lanes: Sequence[int]) -> Profile:
     """
     if 1 not in lanes or min(lanes) < 1:
         raise PPSDConfigError(f"--lanes {sorted(lanes)}: 1 must be the smallest of them")
-    found = find(head, model)
-    partition = found.config.two_stages
+    exit_head = find(head, model)
+    partition = exit_head.config.two_stages
     print("starting the model twice, plain and with PPSD (a minute or two each) …")
     plain, drafting = (
-        _traces(model, partition, {"model": str(found.path)} | options, lanes)
+        _traces(model, partition, {"model": str(exit_head.path)} | options, lanes)
         for options in ({"num_speculative_tokens": 0}, {"load_adaptive": False})
     )
-    return derive(model, hardware(), partition, plain, drafting, found.config)
+    return derive(model, hardware(), partition, plain, drafting, exit_head.config)
 
 
 def derive(
@@ -79,8 +79,8 @@ def derive(
     """
     last = len(partition) - 1
     alone, ahead = _of_one_request(plain), _of_one_request(drafting)
-    slowed = [_slowed(alone, ahead, stage) for stage in range(last + 1)]
-    contention = max(1.0, statistics.mean(found for found in slowed if found) if any(slowed) else 1)
+    seen = [slowed for stage in range(last + 1) if (slowed := _slowed(alone, ahead, stage))]
+    contention = max(1.0, statistics.mean(seen or [1]))
 
     def by_lanes(traces: Sequence[Trace], stage: int, what: What) -> dict[int, float]:
         return _by_lanes(traces, stage, what, contention)
@@ -146,13 +146,13 @@ def _by_lanes(
     Requests that arrive together need not share their steps: those that miss a step by
     a moment stay apart.
     """
-    found: dict[int, list[float]] = {}
+    times: dict[int, list[float]] = {}
     for trace in traces:
         for span in trace.work(stage, what):
             beside = trace.overlap(span)
             alone = span.duration - beside + beside / contention
-            found.setdefault(len(trace.ticks[span.tick]), []).append(alone)
-    return {lanes: statistics.mean(all_) for lanes, all_ in found.items() if len(all_) >= SEEN}
+            times.setdefault(len(trace.ticks[span.tick]), []).append(alone)
+    return {lanes: statistics.mean(all_) for lanes, all_ in times.items() if len(all_) >= SEEN}
 
 
 def _between(
@@ -218,7 +218,7 @@ def _traces(
     speculation = {"method": "ppsd"} | speculation
     prompt: Any = {"prompt_token_ids": PROMPT}
     with (
-        engine(model, partition, speculative_config=speculation, **room) as llm,
+        engine(model, partition=partition, speculative_config=speculation, **room) as llm,
         progress("numbers of requests") as bar,
     ):
         llm.generate([prompt], sampling, use_tqdm=False)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import ModelShape
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.planning.heads import ASSUMPTION, Choice, choices
 from vllm_ppsd.planning.model import Expected, draft_then_verify, tensor_parallel
@@ -182,10 +182,10 @@ def _draw(
         if stages > profile.num_layers:
             continue
         ranked = plans_with_heads(profile, stages, shape, heads, requests)
-        found = sorted(ranked, key=lambda one: one.exit_layer)
+        by_exit = sorted(ranked, key=lambda one: one.exit_layer)
         axes.plot(
-            [one.exit_layer for one in found],
-            [one.speedup for one in found],
+            [one.exit_layer for one in by_exit],
+            [one.speedup for one in by_exit],
             ".-",
             label=f"{stages} stages",
         )

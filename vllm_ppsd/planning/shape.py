@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_ppsd.config.layout import ModelShape
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 
 DRAFT_VOCABULARY = 4

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.layout import ModelShape
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.wording import problems
 

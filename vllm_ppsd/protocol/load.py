@@ -1,7 +1,7 @@
 """Which requests enter the next tick: drafts fill stages that sure work would leave idle.
 
 A request that drafts takes a lane in every tick and retires 1 / (alpha + n(1 - alpha))
-tokens a tick (n stages, acceptance rate alpha; ``vllm_ppsd.speedup.ideal_speedup`` over
+tokens a tick (n stages, acceptance rate alpha; ``vllm_ppsd.costs.ideal_speedup`` over
 n). A request that does not takes a lane in every n-th tick and retires 1 / n. The more
 lanes a tick carries, the longer it takes, so with many requests the lanes that drafts
 cost are worth more to sure work. The policy lets those requests draft with which the

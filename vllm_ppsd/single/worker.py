@@ -36,4 +36,4 @@ class SingleWorkerMixin:
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
-        self.ppsd_proposer = self.model_runner.take_role(self.ppsd_config)  # type: ignore[attr-defined]
+        self.ppsd = self.model_runner.take_role(self.ppsd_config)  # type: ignore[attr-defined]

@@ -10,20 +10,20 @@ from vllm_ppsd.trace.spans import BUSY, Outcome, Span, Trace, What
 
 def events(runs: Mapping[str, Trace]) -> dict[str, Any]:
     """Return the JSON object: a process per run, a thread per stage, µs from its first span."""
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     for process, (name, trace) in enumerate(runs.items()):
-        found.append(_named("process_name", name, process))
+        result.append(_named("process_name", name, process))
         origin = trace.spans[0].start
         for stage in range(trace.stages):
-            found.append(_named("thread_name", f"stage {stage}", process, stage))
+            result.append(_named("thread_name", f"stage {stage}", process, stage))
         for span in trace.spans:
-            found.append(_slice(trace, span, process, origin))
+            result.append(_slice(trace, span, process, origin))
             if span.what == What.SAMPLE:
-                found += _flushes(trace, span, process, origin)
+                result += _flushes(trace, span, process, origin)
         for stage, start, end in trace.gaps():
             idle = Span(stage, What.HOLD, start, end, -1)
-            found.append(_place("idle", "idle", idle, process, origin))
-    return {"traceEvents": found, "displayTimeUnit": "ms"}
+            result.append(_place("idle", "idle", idle, process, origin))
+    return {"traceEvents": result, "displayTimeUnit": "ms"}
 
 
 def _slice(trace: Trace, span: Span, process: int, origin: float) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Trace:
     def shares(self) -> list[Share]:
         """Return how every stage spent the time of decoding."""
         begin, end = self.window()
-        found = []
+        shares = []
         for stage in range(self.stages):
             busy = stale = 0.0
             for span in self.spans:
@@ -150,8 +150,8 @@ class Trace:
                 busy += inside
                 stale += inside * self.stale_share(span.tick)
             whole = end - begin
-            found.append(Share((busy - stale) / whole, stale / whole, 1 - busy / whole))
-        return found
+            shares.append(Share((busy - stale) / whole, stale / whole, 1 - busy / whole))
+        return shares
 
     def ms_per_token(self) -> float:
         """Return the time of decoding per token that was retired in it."""
@@ -182,20 +182,20 @@ class Trace:
 
     def overlap(self, span: Span) -> float:
         """Return for how many ms of a span other stages were busy, too."""
-        found, seen_to = 0.0, span.start
+        overlap, seen_to = 0.0, span.start
         for other in self.spans:
             if other.stage == span.stage or other.what not in BUSY or other.end <= seen_to:
                 continue
             if other.start >= span.end:
                 break
-            found += min(span.end, other.end) - max(seen_to, other.start)
+            overlap += min(span.end, other.end) - max(seen_to, other.start)
             seen_to = min(span.end, other.end)
-        return found
+        return overlap
 
     def gaps(self) -> list[tuple[int, float, float]]:
         """Return (stage, start, end) of every stretch in which a stage did nothing."""
         begin, end = self.window()
-        found = []
+        gaps = []
         for stage in range(self.stages):
             free_from = begin
             for span in self.spans:
@@ -204,11 +204,11 @@ class Trace:
                 if span.start >= end:
                     break
                 if span.start > free_from:
-                    found.append((stage, free_from, span.start))
+                    gaps.append((stage, free_from, span.start))
                 free_from = max(free_from, span.end)
             if free_from < end:
-                found.append((stage, free_from, end))
-        return found
+                gaps.append((stage, free_from, end))
+        return gaps
 
     def _first_retired(self) -> int:
         """Tokens of the tick whose end opens the window."""

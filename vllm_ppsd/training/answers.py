@@ -12,8 +12,8 @@ import torch
 
 from vllm_ppsd.config.cpu_binding import CORES, deal
 from vllm_ppsd.config.environment import environment
+from vllm_ppsd.tools.prompts import Prompt, chat_tokens
 from vllm_ppsd.training.documents import Document
-from vllm_ppsd.training.prompts import Prompt, chat_tokens
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.target import compute_dtype
 

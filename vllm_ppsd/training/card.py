@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.validation import Validation, buckets
 

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.build import read_lm_head, trained
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.diagonal import cached_layers

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.progress import Bar, progress
-from vllm_ppsd.speedup import ideal_speedup
+from vllm_ppsd.tools.progress import Bar, progress
 from vllm_ppsd.training.dataset import Batch, StateSet
 from vllm_ppsd.training.diagonal import disturbed
 from vllm_ppsd.training.errors import TrainingError

@@ -15,11 +15,11 @@ from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
-from vllm_ppsd.progress import progress
+from vllm_ppsd.tools.progress import progress
+from vllm_ppsd.tools.prompts import Prompt, read_prompts
 from vllm_ppsd.training.answers import answer, engine
 from vllm_ppsd.training.documents import Document, write_documents
 from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.training.prompts import Prompt, read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.shards import Shards, require_space
 

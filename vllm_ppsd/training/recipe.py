@@ -114,7 +114,7 @@ class Recipe(_Part):
 
     Attributes:
         model: the target, a folder or a name on the hub.
-        data: JSONL files of prompts (see ``vllm_ppsd.training.prompts``).
+        data: JSONL files of prompts (see ``vllm_ppsd.tools.prompts``).
         text: files of plain text, learned from as they are.
         layers: of a ``transformer`` head.
         start_layer: the decoder layers before the target's layer that the head's first layer

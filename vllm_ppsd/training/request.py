@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.tools.prompts import read_prompts
 from vllm_ppsd.training.diagonal import cached_layers
 from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.training.prompts import read_prompts
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.target import check_deeper_layers, check_exit_layer, check_start_layer
 

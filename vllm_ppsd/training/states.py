@@ -26,7 +26,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
-from vllm_ppsd.progress import progress
+from vllm_ppsd.tools.progress import progress
 from vllm_ppsd.training.documents import Document, read_documents
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.packing import pack

@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vllm_ppsd.config.layout import ModelShape, split_layers
+from vllm_ppsd.config.layout import split_layers
+from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.planning.plan import plans

@@ -39,7 +39,6 @@ class ProposerStage(NonLastStage):
                 model.dtype,
                 port.device,
             )
-        self.drafter: Drafter | None = None
 
     def load(self) -> None:
         if not self._config.max_drafts:

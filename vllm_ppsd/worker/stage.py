@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vllm_ppsd.drafter.interface import Drafter
 from vllm_ppsd.protocol import Judgement, Lane, Tick
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.worker.events import EventSink, NoEvents, What
@@ -26,11 +27,13 @@ class Stage:
         feedback: sends states back to stage 0, where its head reads them.
 
     Attributes:
+        drafter: proposes tokens on stage 0; None on the others, and where nothing is drafted.
         events: takes in what the stage does.
         samples: whether it is the last stage.
         sends: handles of the previous tick's sends to the next stage.
     """
 
+    drafter: Drafter | None = None
     samples = False
 
     def __init__(self, port: RunnerPort, feedback: FeedbackSender | None = None) -> None:

@@ -26,11 +26,11 @@ class PPSDWorkerMixin:
 
     Attributes:
         has_cpu_tensors: whether hidden states can take PPSD's way to the next stage.
-        ppsd_stage: the stage that this rank is.
+        ppsd: this rank's stage.
     """
 
     has_cpu_tensors = False
-    ppsd_stage: Stage
+    ppsd: Stage
     _handover: Handover | None = None
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
@@ -57,13 +57,13 @@ class PPSDWorkerMixin:
         if hands_over:
             self._handover = get_pp_group().ppsd_handover = Handover(channels)
         runner: Any = self.model_runner  # type: ignore[attr-defined]
-        self.ppsd_stage = runner.take_role(self.ppsd_config, channels)
+        self.ppsd = runner.take_role(self.ppsd_config, channels)
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
         if self._handover is not None:
             self._handover.tick = scheduler_output.tick.number
-        self.ppsd_stage.sends.extend(self._pp_send_work)
+        self.ppsd.sends.extend(self._pp_send_work)
         self._pp_send_work: list[Any] = []
         output = super().execute_model(scheduler_output)  # type: ignore[misc]
         self.model_runner.after_send()  # type: ignore[attr-defined]

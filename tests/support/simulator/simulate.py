@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from vllm_ppsd.planning.pace import Pace
-from vllm_ppsd.planning.ticks import Ear, Request, Tick
+from support.simulator.pace import Pace
+from support.simulator.ticks import Ear, Request, Tick
+from support.simulator.way_back import WayBack
 from vllm_ppsd.planning.times import Profile
-from vllm_ppsd.planning.way_back import WayBack
 from vllm_ppsd.protocol import (
     Decoding,
     DraftBook,
@@ -31,7 +31,7 @@ from vllm_ppsd.protocol import (
     flush,
     steps_in_flight,
 )
-from vllm_ppsd.trace.spans import Outcome, Span, StageRecord, Trace, TracedLane, What
+from vllm_ppsd.trace.spans import RETIRING, Outcome, Span, StageRecord, Trace, TracedLane, What
 
 TRUE, FALSE = 1, 2
 """The token that the target samples everywhere, and the one that a wrong draft is."""
@@ -136,19 +136,19 @@ class Simulation:
         share = -(-len(self._requests) // self._stages)
         return set(sorted(entering)[:share])
 
-    def _result(self, tick: Tick, sampled: dict[str, int]) -> None:
+    def _result(self, tick: Tick) -> None:
         self._in_flight -= 1
-        for lane in tick.lanes:
+        for lane, traced in zip(tick.lanes, self._outcomes[tick.number], strict=True):
             request = self._requests[lane.request_id]
             flight = request.flight
             stale = flight.stale > 0
             flight = replace(
                 flight, in_flight=flight.in_flight - 1, stale=flight.stale - 1 if stale else 0
             )
-            if lane.request_id in sampled:
+            if traced.outcome in RETIRING:
                 request.retired += 1
                 flight = replace(flight, unverified=flight.unverified - 1)
-                if self._depth and tick.drafts[lane.request_id] != TRUE and flight.unverified:
+                if traced.outcome == Outcome.MISS and flight.unverified:
                     flight = flush(flight)
             request.flight = flight
         self._schedule()
@@ -260,13 +260,11 @@ class Simulation:
         self._start(last)
 
     def _judge(self, tick: Tick) -> None:
-        sampled: dict[str, int] = {}
         verdicts = []
         traced = self._outcomes[tick.number]
         for row, lane in enumerate(tick.lanes):
             outcome, verdict = Outcome.STALE, Verdict.NONE
             if self._retirement.counts(lane):
-                sampled[lane.request_id] = TRUE
                 draft = tick.drafts.get(lane.request_id, -1)
                 hit = self._retirement.retire(lane, TRUE, draft)
                 verdict = Verdict.HIT if hit else Verdict.MISS
@@ -275,7 +273,7 @@ class Simulation:
             traced[row] = traced[row]._replace(outcome=outcome)
         if self._depth:
             self._after(self._profile.verdict, lambda: self._hear(verdicts))
-        self._after(self._profile.control / 2, lambda: self._result(tick, sampled))
+        self._after(self._profile.control / 2, lambda: self._result(tick))
 
     def _hear(self, verdicts: list[Verdict]) -> None:
         for stage, ear in enumerate(self._ears):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.training.prompts import read_prompts
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.tools.prompts import read_prompts
 
 
 def test_each_field_is_read_and_repeats_are_dropped(tmp_path: Path):
@@ -19,8 +19,8 @@ def test_each_field_is_read_and_repeats_are_dropped(tmp_path: Path):
         {"prompt": "one"},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_prompts([tmp_path])
-    assert [(p.text, p.source) for p in found] == [("one", "a"), ("two", "a"), ("three", "a")]
+    prompts = read_prompts([tmp_path])
+    assert [(p.text, p.source) for p in prompts] == [("one", "a"), ("two", "a"), ("three", "a")]
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path: Path):
@@ -42,11 +42,11 @@ def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path: Path):
 def test_bad_files_are_refused_with_the_line(tmp_path: Path, content: str, message: str):
     file = tmp_path / "bad.jsonl"
     file.write_text(content)
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(PPSDConfigError, match=message):
         read_prompts([file])
 
 
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path):
     for path in (tmp_path / "missing.jsonl", tmp_path):
-        with pytest.raises(TrainingError, match="no prompt file"):
+        with pytest.raises(PPSDConfigError, match="no prompt file"):
             read_prompts([path])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.offline import engine
-from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.model import ppsd
 from vllm_ppsd.planning.profile import derive
-from vllm_ppsd.planning.simulate import Simulation
+from vllm_ppsd.tools.engines import engine
+from vllm_ppsd.tools.prompts import chat_tokens
+from vllm_ppsd.tools.report import hardware
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import Trace
-from vllm_ppsd.training.prompts import chat_tokens
 
 PLAIN, PPSD = "plain pipeline decoding", "PPSD"
 SHORTEST = 16
@@ -39,51 +39,44 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
         raise PPSDConfigError(
             f"--tokens {tokens}: at least {SHORTEST} are needed to see a pipeline at work"
         )
-    found = find(head, model)
-    partition = found.config.two_stages
+    exit_head = find(head, model)
+    partition = exit_head.config.two_stages
     output.mkdir(parents=True, exist_ok=True)
     console = Console()
     runs = {}
     for name, options in ((PLAIN, {"num_speculative_tokens": 0}), (PPSD, {})):
         console.print(f"{name}: starting the engine (a minute or two, most of it torch.compile) …")
-        speculation = {"method": "ppsd", "model": str(found.path)} | options
+        speculation = {"method": "ppsd", "model": str(exit_head.path)} | options
         runs[name] = _record(model, partition, speculation, prompt, tokens)
     trace_file, picture = output / "trace.json", output / "timeline.png"
     write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
     draw(runs, picture)
-    console.print(table(runs))
-    console.print(comparison(model, found.config, runs[PLAIN], runs[PPSD], drafts=1))
+    console.print(_table(runs))
+    console.print(comparison(model, exit_head.config, runs[PLAIN], runs[PPSD], drafts=1))
     console.print(f"{trace_file} (open in ui.perfetto.dev or chrome://tracing), {picture}")
     return 0
 
 
-def table(runs: dict[str, Trace]) -> Table:
+def _table(runs: Mapping[str, Trace]) -> Table:
     """Return how every stage of every run spent its time."""
-    made = Table("", "ms per token", "acceptance rate", "stage", "verified", "stale", "idle")
+    table = Table("", "ms per token", "acceptance rate", "stage", "verified", "stale", "idle")
     for name, trace in runs.items():
         rate = "" if trace.acceptance is None else f"{trace.acceptance:.2f}"
         for stage, share in enumerate(trace.shares()):
-            head = [name, f"{trace.ms_per_token():.1f}", rate] if stage == 0 else [""] * 3
-            made.add_row(*head, str(stage), *(f"{part:.2f}" for part in share))
-    return made
+            first = [name, f"{trace.ms_per_token():.1f}", rate] if stage == 0 else [""] * 3
+            table.add_row(*first, str(stage), *(f"{part:.2f}" for part in share))
+    return table
 
 
 def comparison(model: str, head: ExitHeadConfig, plain: Trace, drafting: Trace, drafts: int) -> str:
-    """Return what the cost model and the simulator make of the times in both traces."""
+    """Return what the cost model makes of the times of parts in both traces."""
     partition = head.two_stages
     profile = derive(model, hardware(), partition, [plain], [drafting], head)
     alpha = drafting.acceptance
     assert alpha is not None, "nothing was drafted"
-    played = Simulation(profile, partition, alpha, drafts, tokens=2000).run()
-    measured = drafting.ms_per_token()
-    found = {
-        "cost model": ppsd(profile, partition, alpha, drafts).ms_per_token,
-        "simulator": played.ms_per_token(),
-    }
-    return "PPSD from the times of its parts: " + ", ".join(
-        f"{name} {value:.1f} ms per token ({value / measured - 1:+.0%})"
-        for name, value in found.items()
-    )
+    expected = ppsd(profile, partition, alpha, drafts).ms_per_token
+    error = expected / drafting.ms_per_token() - 1
+    return f"PPSD by the cost model, from these times: {expected:.1f} ms per token ({error:+.0%})"
 
 
 def _record(
@@ -92,7 +85,7 @@ def _record(
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    with engine(model, partition, speculative_config=speculation) as llm:
+    with engine(model, partition=partition, speculative_config=speculation) as llm:
         asked = {"prompt_token_ids": chat_tokens(llm.get_tokenizer(), prompt)}
         llm.generate([asked], sampling, use_tqdm=False)
         return record(llm, [asked], sampling)

@@ -1,4 +1,4 @@
-"""Read prompts, one JSON object a line, and put them in the chat template.
+"""Read prompts from JSONL files, one object a line, and put them in the chat template.
 
 A prompt is ``turns[0]``, ``prompt`` or ``instruction``, whichever a line has.
 """
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.config.errors import PPSDConfigError
 
 FIELDS = ("turns", "prompt", "instruction")
+OWN = Path(__file__).parent / "prompts.jsonl"
+"""A few prompts that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,33 @@ def read_prompts(paths: Iterable[str | Path]) -> list[Prompt]:
     """Return the distinct prompts of JSONL files or folders of them, in order.
 
     Raises:
-        TrainingError: a file is missing or empty, or a line is no prompt; names
+        PPSDConfigError: a file is missing or empty, or a line is no prompt; names
             the file and the line.
     """
     prompts: dict[str, Prompt] = {}
     for path in _files(paths):
-        found = [
+        lines = [
             _prompt(path, number, line)
             for number, line in enumerate(_lines(path), start=1)
             if line.strip()
         ]
-        if not found:
-            raise TrainingError(f"{path} holds no prompts: write one JSON object a line")
-        for prompt in found:
+        if not lines:
+            raise PPSDConfigError(f"{path} holds no prompts: write one JSON object a line")
+        for prompt in lines:
             prompts.setdefault(prompt.text, prompt)
     return list(prompts.values())
+
+
+def first_of_each(path: Path, limit: int | None) -> list[Prompt]:
+    """Return the first ``limit`` prompts (None: all) of every set in a file or folder.
+
+    Raises:
+        PPSDConfigError: as of ``read_prompts``.
+    """
+    sets: dict[str, list[Prompt]] = {}
+    for prompt in read_prompts([path]):
+        sets.setdefault(prompt.source, []).append(prompt)
+    return [prompt for prompts in sets.values() for prompt in prompts[:limit]]
 
 
 def chat_tokens(tokenizer: Any, text: str) -> list[int]:
@@ -69,7 +83,7 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
         if not inside or not all(file.is_file() for file in inside):
-            raise TrainingError(f"{path} is no prompt file and no folder with *.jsonl files")
+            raise PPSDConfigError(f"{path} is no prompt file and no folder with *.jsonl files")
         files += inside
     return files
 
@@ -83,14 +97,14 @@ def _prompt(path: Path, number: int, line: str) -> Prompt:
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise TrainingError(f"{path}, line {number}: no JSON: {error}") from None
+        raise PPSDConfigError(f"{path}, line {number}: no JSON: {error}") from None
     value: Any = None
     if isinstance(row, dict):
         value = next((row[field] for field in FIELDS if row.get(field)), None)
     if isinstance(value, list):
         value = value[0]
     if not isinstance(value, str) or not value.strip():
-        raise TrainingError(
+        raise PPSDConfigError(
             f"{path}, line {number}: no prompt; one of the fields {', '.join(FIELDS)} "
             "must hold text"
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ppsd.speedup import (
+from vllm_ppsd.costs import (
+    ModelShape,
     best_one_device_speedup,
     draft_threshold,
     one_device_speedup,
     tokens_per_round,
 )
+from vllm_ppsd.planning.model import plain_pipeline, ppsd
+from vllm_ppsd.planning.shape import assumed_head
+from vllm_ppsd.planning.times import assumed_profile
 
 
 def test_a_round_delivers_one_token_more_than_its_hits():
@@ -34,3 +38,17 @@ def test_the_dearer_a_draft_the_surer_it_must_be():
     thresholds = [draft_threshold(cost) for cost in costs]
     assert thresholds == sorted(thresholds)
     assert 0 < thresholds[0] < 0.5 < thresholds[2] < thresholds[-1] == 1
+
+
+@pytest.mark.parametrize(("partition", "deeper"), [([17, 13], []), ([10, 10, 10], [20, 30])])
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
+def test_by_weights_alone_a_tick_costs_what_the_planner_says(
+    partition: list[int], deeper: list[int], alpha: float
+):
+    shape = ModelShape(30, 576, 1536, 9, 3, 64, 49152)
+    head = assumed_head(shape, partition[0]).model_copy(update={"deeper_layers": deeper})
+    costs, profile = shape.tick_costs(partition, head), assumed_profile("", shape, head)
+    drafts = len(partition) - 1
+    assert costs.plain == pytest.approx(plain_pipeline(profile, partition).ms_per_token)
+    planned = ppsd(profile, partition, alpha, drafts).ms_per_token
+    assert costs.per_token(alpha, drafts) == pytest.approx(planned)

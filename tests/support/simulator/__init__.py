@@ -1,0 +1,1 @@
+"""A simulator of the protocol, event by event, that the cost model is tested against."""

@@ -1,0 +1,1 @@
+"""What the commands and benchmarks share: engines, prompts, reports, progress bars."""
