@@ -36,7 +36,7 @@ from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.trace.spans import RETIRING, Outcome, Trace, What
+from vllm_ppsd.trace.spans import RETIRING, LaneResult, Trace, What
 from vllm_ppsd.worker.synthetic import write_record
 
 ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
@@ -143,7 +143,7 @@ def _row(
 ) -> dict[str, Any]:
     hits, misses, quiet = (
         sum(trace.count(outcome) for trace in traces)
-        for outcome in (Outcome.HIT, Outcome.MISS, Outcome.RETIRED)
+        for outcome in (LaneResult.HIT, LaneResult.MISS, LaneResult.RETIRED)
     )
     drafts = hits + misses
     alpha, drafted = hits / drafts if drafts else acceptance, drafts / (drafts + quiet)

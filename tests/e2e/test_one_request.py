@@ -8,7 +8,7 @@ import pytest
 from support import engine as e
 
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.trace.spans import Outcome
+from vllm_ppsd.trace.spans import LaneResult
 
 pytestmark = pytest.mark.e2e
 
@@ -63,9 +63,9 @@ def check_trace(llm, stages: int) -> None:
     first = trace.ticks[0][0]
     assert (first.position, first.length) == (0, len(PROMPTS[0]))
     seen = [lane.outcome for lanes in trace.ticks for lane in lanes]
-    assert seen.count(Outcome.HIT) == hits_after - hits
-    assert seen.count(Outcome.MISS) == misses_after - misses > 0
-    assert seen.count(Outcome.STALE) > 0
+    assert seen.count(LaneResult.HIT) == hits_after - hits
+    assert seen.count(LaneResult.MISS) == misses_after - misses > 0
+    assert seen.count(LaneResult.STALE) > 0
     assert trace.stages == stages
     for share in trace.shares():
         assert sum(share) == pytest.approx(1)

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.trace.spans import Outcome, StageRecord, TracedLane
+from vllm_ppsd.trace.spans import LaneResult, StageRecord, TracedLane
 
 
 class Engine:
     """Answers a prompt of three tokens with two, and has one lane more in flight."""
 
     def collective_rpc(self, name: str) -> list[str]:
-        outcomes = [Outcome.HIT, Outcome.HIT, Outcome.HIT]
+        outcomes = [LaneResult.HIT, LaneResult.HIT, LaneResult.HIT]
         lanes = zip([(0, 3), (3, 1), (4, 1)], outcomes, strict=True)
         last = [[TracedLane("0-af", *where, outcome)] for where, outcome in lanes]
         first = [[lane._replace(outcome=None) for lane in tick] for tick in last]
@@ -27,4 +27,4 @@ class Engine:
 
 def test_a_lane_behind_the_last_token_is_stale():
     trace = record(Engine(), [], None)
-    assert [lane.outcome for (lane,) in trace.ticks] == [Outcome.HIT, Outcome.HIT, Outcome.STALE]
+    assert [lane.outcome for (lane,) in trace.ticks] == [LaneResult.HIT, LaneResult.HIT, LaneResult.STALE]

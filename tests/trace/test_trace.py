@@ -10,7 +10,7 @@ from support.simulator.simulate import Simulation
 
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
-from vllm_ppsd.trace.spans import Outcome, StageRecord, Trace, TracedLane
+from vllm_ppsd.trace.spans import LaneResult, StageRecord, Trace, TracedLane
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def test_plain_decoding_leaves_each_stage_idle_while_the_other_works(runs: dict[
 def test_ppsd_is_faster_and_its_misses_show(runs: dict[str, Trace]):
     trace = runs["PPSD"]
     assert trace.ms_per_token() < runs["plain"].ms_per_token()
-    hits, misses = trace.count(Outcome.HIT), trace.count(Outcome.MISS)
+    hits, misses = trace.count(LaneResult.HIT), trace.count(LaneResult.MISS)
     assert hits > misses > 0
-    assert hits + misses + trace.count(Outcome.RETIRED) == 40
+    assert hits + misses + trace.count(LaneResult.RETIRED) == 40
     first, last = trace.shares()
     assert first.stale > 0 == last.stale
     assert sum(end - start for _, start, end in trace.gaps()) == pytest.approx(
@@ -50,7 +50,7 @@ def test_the_export_has_every_span_every_flush_and_the_idle_time(runs: dict[str,
     gaps = sum(len(trace.gaps()) for trace in runs.values())
     assert len(slices) == spans + gaps
     flushes = [event for event in found if event["ph"] == "i"]
-    assert len(flushes) == runs["PPSD"].count(Outcome.MISS)
+    assert len(flushes) == runs["PPSD"].count(LaneResult.MISS)
     assert {event["cat"] for event in slices} == {"verified", "stale", "idle", "hold"}
     assert min(event["ts"] for event in slices) == 0
 
@@ -61,7 +61,7 @@ def test_the_picture_is_drawn(runs: dict[str, Trace], tmp_path: Path):
 
 
 def test_records_travel_as_json(runs: dict[str, Trace]):
-    lanes = [TracedLane("r", 3, 1, Outcome.HIT)]
+    lanes = [TracedLane("r", 3, 1, LaneResult.HIT)]
     record = StageRecord(stage=1, spans=runs["PPSD"].spans[:3], ticks=[lanes])
     assert StageRecord.model_validate_json(record.model_dump_json()) == record
 

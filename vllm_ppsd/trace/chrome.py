@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_ppsd.trace.spans import BUSY, Outcome, Span, Trace, What
+from vllm_ppsd.trace.spans import BUSY, LaneResult, Span, Trace, What
 
 
 def events(runs: Mapping[str, Trace]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _flushes(trace: Trace, span: Span, process: int, origin: float) -> list[dict
             "tid": span.stage,
         }
         for lane in trace.ticks[span.tick]
-        if lane.outcome == Outcome.MISS
+        if lane.outcome == LaneResult.MISS
     ]
 
 

@@ -48,7 +48,7 @@ class Recorder:
 
     def judged(self, judgement: Judgement) -> None:
         self._ticks[-1] = [
-            traced._replace(result=lane_result(lane, judgement.outcomes.get(lane.request_id)))
+            traced._replace(outcome=lane_result(lane, judgement.outcomes.get(lane.request_id)))
             for traced, lane in zip(self._ticks[-1], self._lanes[-1], strict=True)
         ]
 

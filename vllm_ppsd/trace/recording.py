@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_ppsd.trace.spans import Outcome, StageRecord, Trace, TracedLane
+from vllm_ppsd.trace.spans import LaneResult, StageRecord, Trace, TracedLane
 
 
 def record(llm: Any, prompts: list[Any], sampling: Any) -> Trace:
@@ -40,7 +40,7 @@ def _ended(record: StageRecord, lengths: dict[str, int]) -> StageRecord:
         length = lengths[lane.request.rpartition("-")[0]]
         if lane.outcome is None or lane.position + lane.length < length:
             return lane
-        return lane._replace(outcome=Outcome.STALE)
+        return lane._replace(outcome=LaneResult.STALE)
 
     return record.model_copy(
         update={"ticks": [[marked(lane) for lane in lanes] for lanes in record.ticks]}

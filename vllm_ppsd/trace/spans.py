@@ -12,25 +12,15 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-
-class What(StrEnum):
-    """What a stage is doing."""
-
-    LAYERS = "layers"
-    DRAFT = "draft"
-    LM_HEAD = "LM head"
-    SAMPLE = "sample"
-    HOLD = "hold"
-    STATES = "wait for states"
-
+from vllm_ppsd.worker.events import What
 
 BUSY = (What.LAYERS, What.DRAFT, What.LM_HEAD, What.SAMPLE)
-"""What counts as work; ``HOLD`` is stage 0 waiting for a verdict, ``STATES`` for what a
+"""What counts as work; ``HOLD`` is stage 0 waiting for a judgement, ``STATES`` for what a
 multi-depth head reads of later stages."""
 
 
-class Outcome(StrEnum):
-    """What the last stage made of a lane."""
+class LaneResult(StrEnum):
+    """What became of a lane."""
 
     HIT = "hit"
     MISS = "miss"
@@ -47,7 +37,7 @@ class TracedLane(NamedTuple):
     request: str
     position: int
     length: int
-    outcome: Outcome | None = None
+    outcome: LaneResult | None = None
 
 
 class Span(NamedTuple):
@@ -135,7 +125,7 @@ class Trace:
     def stale_share(self, tick: int) -> float:
         """Return the share of a tick's lanes that are stale."""
         lanes = self.ticks[tick]
-        return sum(lane.outcome == Outcome.STALE for lane in lanes) / len(lanes)
+        return sum(lane.outcome == LaneResult.STALE for lane in lanes) / len(lanes)
 
     def shares(self) -> list[Share]:
         """Return how every stage spent the time of decoding."""
@@ -158,14 +148,14 @@ class Trace:
         begin, end = self.window()
         return (end - begin) / (sum(self.count(o) for o in RETIRING) - self._first_retired())
 
-    def count(self, outcome: Outcome) -> int:
+    def count(self, outcome: LaneResult) -> int:
         """Return how many lanes of decode ticks came to ``outcome``."""
         return sum(lane.outcome == outcome for n in self.decoding for lane in self.ticks[n])
 
     @property
     def acceptance(self) -> float | None:
         """The share of hits among the drafts of decode ticks; None if there were none."""
-        hits, misses = self.count(Outcome.HIT), self.count(Outcome.MISS)
+        hits, misses = self.count(LaneResult.HIT), self.count(LaneResult.MISS)
         return hits / (hits + misses) if hits + misses else None
 
     def work(self, stage: int, what: What) -> list[Span]:
@@ -176,7 +166,7 @@ class Trace:
         """
         wanted = set(self.decoding)
         if what == What.DRAFT:
-            judged = {Outcome.HIT, Outcome.MISS}
+            judged = {LaneResult.HIT, LaneResult.MISS}
             wanted = {n for n in wanted if judged & {lane.outcome for lane in self.ticks[n]}}
         return [s for s in self.spans if (s.stage, s.what) == (stage, what) and s.tick in wanted]
 
@@ -216,7 +206,7 @@ class Trace:
         return _retired(self.ticks[first])
 
 
-RETIRING = (Outcome.HIT, Outcome.MISS, Outcome.RETIRED)
+RETIRING = (LaneResult.HIT, LaneResult.MISS, LaneResult.RETIRED)
 """Outcomes of lanes that bring a token."""
 
 
