@@ -8,9 +8,9 @@ import pytest
 from support import engine as e
 from support.reference import Reference
 from vllm.sampling_params import StructuredOutputsParams
+from vllm_ppsd.worker.synthetic import write_record
 
 from vllm_ppsd.tools.prompts import chat_tokens
-from vllm_ppsd.worker.synthetic import write_record
 
 pytestmark = pytest.mark.e2e
 

@@ -16,6 +16,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_ppsd.engine.scheduler import PPSDScheduler
 from vllm_ppsd.plugin import register
+from vllm_ppsd.protocol import Judgement, Outcome
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 
 BLOCK = 32
@@ -72,7 +73,14 @@ def retire(scheduler: PPSDScheduler, tick: SchedulerOutput, stale: set[str], hit
             req_ids=names,
             req_id_to_index={name: row for row, name in enumerate(names)},
             sampled_token_ids=[[] if name in stale else [TOKEN] for name in names],
-            drafts={name: TOKEN if hit else TOKEN + 1 for name in names if name not in stale},
+            judgement=Judgement(
+                tick.tick.number,
+                {
+                    name: Outcome(name, (TOKEN,), 1, int(hit), 0 if hit else None)
+                    for name in names
+                    if name not in stale
+                },
+            ),
         ),
     )
 
@@ -156,9 +164,9 @@ def test_under_load_sure_work_is_dealt_over_the_ticks(make):
         scheduler._admission._costs.observe(lanes, 0.01 * lanes)
     assert not scheduler.schedule().num_scheduled_tokens
     retire(scheduler, prompts, set(), hit=True)
-    assert prompts.quiet == set(names)
+    assert prompts.tick.no_draft_req_ids == set(names)
     first, second = scheduler.schedule(), scheduler.schedule()
-    assert first.quiet == set(first.num_scheduled_tokens)
+    assert first.tick.no_draft_req_ids == set(first.num_scheduled_tokens)
     assert (len(first.num_scheduled_tokens), len(second.num_scheduled_tokens)) == (4, 4)
     assert not set(first.num_scheduled_tokens) & set(second.num_scheduled_tokens)
 
@@ -167,29 +175,29 @@ def test_beside_other_requests_nothing_is_drafted_in_a_tick_with_a_prompt(make):
     scheduler = make()
     add(scheduler, "first")
     prompt = scheduler.schedule()
-    assert prompt.quiet == set()
+    assert prompt.tick.no_draft_req_ids == set()
     retire(scheduler, prompt, set(), hit=True)
     add(scheduler, "second")
     both = scheduler.schedule()
     assert set(both.num_scheduled_tokens) == {"first", "second"}
-    assert both.quiet == {"first", "second"}
+    assert both.tick.no_draft_req_ids == {"first", "second"}
 
 
 def test_new_requests_come_with_their_seeds(make):
     coupled, stock = make(), make(draft_sampling="greedy")
     for scheduler in (coupled, stock):
         add(scheduler, "a", "b")
-    seeds = coupled.schedule().seeds
+    seeds = coupled.schedule().tick.seeds
     assert seeds.keys() == {"a", "b"}
-    assert stock.schedule().seeds == {}
-    assert coupled.schedule().seeds == {}
+    assert stock.schedule().tick.seeds == {}
+    assert coupled.schedule().tick.seeds == {}
 
 
 def test_a_name_that_is_used_again_has_a_seed_again(make):
     scheduler = make()
     add(scheduler, "a")
-    first = scheduler.schedule().seeds["a"]
+    first = scheduler.schedule().tick.seeds["a"]
     scheduler.finish_requests("a", RequestStatus.FINISHED_ABORTED)
     add(scheduler, "a")
-    seen = [scheduler.schedule().seeds for _ in range(3)]
+    seen = [scheduler.schedule().tick.seeds for _ in range(3)]
     assert [seeds["a"] != first for seeds in seen if seeds] == [True]

@@ -30,7 +30,7 @@ def target_draws(logits: torch.Tensor, states: list[int] = STATES, **options) ->
 
 
 def head_draws(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    return draw(logits, [sampling] * len(logits), STATES, ALL)
+    return draw(shape(logits, [sampling] * len(logits)), STATES, ALL)
 
 
 def test_a_head_that_knows_the_target_is_always_right():
@@ -63,7 +63,7 @@ def test_the_draft_vocabulary_keeps_its_tokens_noise():
     logits, ids = some_logits(), torch.arange(0, VOCABULARY, 2)
     outside = torch.full_like(logits, -torch.inf)
     outside[:, ids] = logits[:, ids]
-    drafts = draw(logits[:, ids], [SamplingParams()] * len(logits), STATES, ids)
+    drafts = draw(shape(logits[:, ids], [SamplingParams()] * len(logits)), STATES, ids)
     assert torch.equal(drafts, target_draws(outside))
 
 

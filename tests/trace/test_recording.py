@@ -27,4 +27,8 @@ class Engine:
 
 def test_a_lane_behind_the_last_token_is_stale():
     trace = record(Engine(), [], None)
-    assert [lane.outcome for (lane,) in trace.ticks] == [LaneResult.HIT, LaneResult.HIT, LaneResult.STALE]
+    assert [lane.outcome for (lane,) in trace.ticks] == [
+        LaneResult.HIT,
+        LaneResult.HIT,
+        LaneResult.STALE,
+    ]

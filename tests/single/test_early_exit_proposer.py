@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+from support.fake_runner import FakePort
 
+from vllm_ppsd.protocol import Draft
+from vllm_ppsd.runner.port import Verified
 from vllm_ppsd.single.proposer import EarlyExitProposer
 
 
@@ -15,74 +18,85 @@ class Counting(EarlyExitProposer):
 
     def __init__(self, lengths: list[int], drafts: int, threshold: float, prompt: int = 1) -> None:
         super().__init__(vllm_config=None)  # type: ignore[arg-type]
-        names = [f"r{row}" for row in range(len(lengths))]
-        batch = SimpleNamespace(
-            num_tokens_no_spec=np.array(lengths),
-            num_prompt_tokens=np.full(len(lengths), prompt),
-            req_ids=names,
-        )
-        runner = SimpleNamespace(input_batch=batch, max_model_len=100)
+        self._lengths, self._prompt = lengths, prompt
         config: Any = SimpleNamespace(max_drafts=drafts, draft_threshold=threshold)
-        self.adopt(runner, config)
+        self.adopt(FakePort(), config)
         self.batches: list[tuple[list[int], list[int]]] = []
 
+    def after(self, sampled: list[list[int]], verified: dict[str, list[int]]) -> list[list[int]]:
+        """Propose behind a pass that sampled so, and verified such drafts."""
+        behind = [
+            Verified(
+                row,
+                f"r{row}",
+                tokens,
+                len(verified.get(f"r{row}", ())),
+                self._lengths[row] - 1,
+                self._lengths[row] == self._prompt + 1,
+            )
+            for row, tokens in enumerate(sampled)
+            if tokens
+        ]
+        return self.propose(behind, rows=len(sampled))
+
     def _draft(
-        self, rows: list[int], tokens: list[int], positions: list[int], depth: int
-    ) -> tuple[list[int], list[float]]:
-        self.batches.append((list(rows), list(positions)))
+        self, behind: Sequence[Verified], tokens: Sequence[int], depth: int, rows: int
+    ) -> list[Draft]:
+        positions = [one.position + depth for one in behind]
+        self.batches.append(([one.row for one in behind], positions))
         drafts = [token + 1 for token in tokens]
-        return drafts, [0.9 if draft % 2 == 0 else 0.1 for draft in drafts]
+        return [Draft(d, probability=0.9 if d % 2 == 0 else 0.1) for d in drafts]
 
 
 def test_every_request_that_sampled_is_drafted_for_at_its_own_position():
     proposer = Counting([10, 20, 30], drafts=2, threshold=0.0)
-    assert proposer.propose([[4, 5], [], [7]], {}) == [[6, 7], [], [8, 9]]
+    assert proposer.after([[4, 5], [], [7]], {}) == [[6, 7], [], [8, 9]]
     assert proposer.batches == [([0, 2], [9, 29]), ([0, 2], [10, 30])]
 
 
 def test_the_first_token_of_an_output_does_not_wait_for_drafts():
     proposer = Counting([10, 11, 12], drafts=1, threshold=0.0, prompt=10)
-    assert proposer.propose([[], [5], [7]], {}) == [[], [], [8]]
+    assert proposer.after([[], [5], [7]], {}) == [[], [], [8]]
     assert proposer.batches == [([2], [11])]
 
 
 def test_nothing_is_drafted_behind_a_doubtful_draft():
     proposer = Counting([10, 20], drafts=3, threshold=0.5)
     # 5 is followed by 6 (sure) and 7 (doubtful); 6 by 7 (doubtful).
-    assert proposer.propose([[5], [6]], {}) == [[6, 7], [7]]
+    assert proposer.after([[5], [6]], {}) == [[6, 7], [7]]
     assert [rows for rows, _ in proposer.batches] == [[0, 1], [0]]
 
 
 def test_no_draft_lies_past_the_models_length():
     proposer = Counting([98, 99, 100], drafts=4, threshold=0.0)
-    assert proposer.propose([[1], [1], [1]], {}) == [[2, 3], [2], []]
+    assert proposer.after([[1], [1], [1]], {}) == [[2, 3], [2], []]
 
 
 def test_fewer_drafts_can_be_asked_for():
     proposer = Counting([10], drafts=4, threshold=0.0)
     proposer.drafts = 1
-    assert proposer.propose([[1]], {}) == [[2]]
+    assert proposer.after([[1]], {}) == [[2]]
 
 
 def test_a_request_whose_drafts_fail_drafts_no_more_until_it_is_tried_anew():
     proposer = Counting([10, 20], drafts=2, threshold=0.5)
     for _ in range(40):
-        proposer.propose([[5], [5, 6, 7]], {"r0": [1], "r1": [6, 7]})
-    assert proposer.propose([[5], [5]], {}) == [[], [6, 7]]
+        proposer.after([[5], [5, 6, 7]], {"r0": [1], "r1": [6, 7]})
+    assert proposer.after([[5], [5]], {}) == [[], [6, 7]]
     for _ in range(200):
-        found = proposer.propose([[5], [5]], {})
-    assert found == [[6], [6, 7]]
+        drafts = proposer.after([[5], [5]], {})
+    assert drafts == [[6], [6, 7]]
 
 
 def test_at_threshold_0_everything_is_drafted_whatever_was_missed():
     proposer = Counting([10], drafts=3, threshold=0.0)
     for _ in range(100):
-        assert proposer.propose([[5]], {"r0": [1, 2, 3]}) == [[6, 7, 8]]
+        assert proposer.after([[5]], {"r0": [1, 2, 3]}) == [[6, 7, 8]]
 
 
 def test_the_rate_of_a_request_that_left_is_forgotten():
     proposer = Counting([10], drafts=1, threshold=0.5)
     for _ in range(60):
-        proposer.propose([[5]], {"r0": [1]})
+        proposer.after([[5]], {"r0": [1]})
     proposer.forget(["r0"])
     assert len(proposer._acceptance) == 0

@@ -9,7 +9,8 @@ import torch
 from vllm import SamplingParams
 from vllm.platforms import current_platform
 
-from vllm_ppsd.single.chances import Chances
+from vllm_ppsd.drafter.interface import Wanted
+from vllm_ppsd.single.draft_probabilities import DraftProbabilities
 
 VOCABULARY, DRAFTED = 6, torch.tensor([0, 2, 3, 5])
 HEAD = torch.tensor([1.0, 0.0, -1.0, 0.5])
@@ -19,22 +20,18 @@ CRITICAL = 20.52
 """Of chi-square with five degrees of freedom, at p = 0.001."""
 
 
-def request(**options) -> SimpleNamespace:
-    return SimpleNamespace(sampling_params=SamplingParams(**options))
-
-
-def drawn(rows: int, seed: int = 0, **options) -> tuple[torch.Tensor, torch.Tensor | None]:
-    chances = Chances(DRAFTED, VOCABULARY, drafts=2, seed=seed)
-    chances.begin(rows)
-    drafts = chances.draw(
-        range(rows),
-        [request(**options)] * rows,
-        range(rows),
-        torch.zeros(rows, dtype=torch.int64),
+def drawn(
+    rows: int, seed: int = 0, seed_of_request: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    probabilities = DraftProbabilities(VOCABULARY, drafts=2, seed=seed)
+    probabilities.begin(rows)
+    drafts = probabilities.draw(
         HEAD.expand(rows, -1),
-        depth=0,
+        [SamplingParams(seed=seed_of_request)] * rows,
+        [Wanted(row, f"r{row}", row) for row in range(rows)],
+        DRAFTED,
     )
-    return drafts, chances.taken()
+    return drafts, probabilities.result()
 
 
 def test_drafts_have_the_heads_distribution():
@@ -79,12 +76,6 @@ def test_the_output_has_the_targets_distribution():
     assert kept == pytest.approx(torch.minimum(head, TARGET.softmax(dim=0)).sum().item(), abs=0.04)
 
 
-def test_greedy_requests_keep_the_most_probable_draft():
-    drafts, probabilities = drawn(5, temperature=0.0)
-    assert not drafts.any()
-    assert probabilities is None
-
-
 def test_without_a_seed_drafts_depend_on_the_engines():
     first, again, other = (drawn(50, seed=engine)[0] for engine in (1, 1, 2))
     assert torch.equal(first, again)
@@ -92,10 +83,7 @@ def test_without_a_seed_drafts_depend_on_the_engines():
 
 
 def test_own_seeds_count_more_than_the_engines():
-    chances = [Chances(DRAFTED, VOCABULARY, 1, engine) for engine in (1, 2)]
-    found = []
-    for one in chances:
-        one.begin(40)
-        arguments = range(40), [request(seed=9)] * 40, range(40)
-        found.append(one.draw(*arguments, torch.zeros(40).long(), HEAD.expand(40, -1), depth=0))
-    assert torch.equal(*found)
+    first, other = (drawn(40, seed=engine) for engine in (1, 2))
+    assert not torch.equal(first[0], other[0])
+    first, other = (drawn(40, seed=engine, seed_of_request=9) for engine in (1, 2))
+    assert torch.equal(first[0], other[0])

@@ -1,0 +1,66 @@
+"""The exit head as a drafter: greedy rows keep its best token, sampled rows are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from support.fake_runner import FakePort
+
+from vllm_ppsd.drafter.draws import CoupledDraws
+from vllm_ppsd.drafter.head import HeadDrafter
+from vllm_ppsd.drafter.interface import ExitStates, Wanted
+from vllm_ppsd.protocol import Draft
+from vllm_ppsd.sampling.noise import state
+
+IDS = torch.tensor([3, 5, 8, 9])
+STATES = ExitStates(torch.arange(40), torch.zeros(40, 4), None)
+LAST = torch.arange(40)
+WANTED = [Wanted(row, f"r{row}", row + 1) for row in range(40)]
+
+
+class Head:
+    """Gives every row the same logits; its best token is 8."""
+
+    token_ids = IDS
+
+    def __init__(self) -> None:
+        self.kept = 0
+
+    def __call__(self, positions: Any, hidden: Any, residual: Any, rows: Any, deeper: Any) -> Any:
+        logits = torch.tensor([0.0, 0.5, 1.0, -1.0]).expand(len(rows), -1)
+        return torch.full((len(rows),), 8), logits.softmax(-1).amax(-1), logits
+
+    def observe(self, positions: Any, hidden: Any, residual: Any, deeper: Any) -> None:
+        self.kept += len(positions)
+
+
+def draft(draws: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
+    head: Any = Head()
+    drafter = HeadDrafter(head, FakePort(**sampling), draws, with_probabilities=False)
+    return [one.token for one in drafter.draft(STATES, LAST, wanted)]
+
+
+def test_greedy_requests_keep_the_most_probable_draft():
+    assert draft(CoupledDraws(lambda request, at: state(1, at)), temperature=0.0) == [8] * 40
+    assert draft(None, temperature=1.0) == [8] * 40
+
+
+def test_sampled_requests_are_drawn_by_position():
+    drawn = [draft(CoupledDraws(lambda request, at: state(1, at))) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 1 and set(drawn[0]) <= set(IDS.tolist())
+
+
+def test_where_nothing_is_wanted_the_heads_entries_are_kept():
+    head: Any = Head()
+    assert HeadDrafter(head, FakePort(), None, False).draft(STATES, LAST, []) == []
+    assert head.kept == 40
+
+
+def test_probabilities_come_with_the_drafts_where_they_are_read():
+    head: Any = Head()
+    drafter = HeadDrafter(head, FakePort(temperature=0.0), None, with_probabilities=True)
+    (one,) = drafter.draft(STATES, LAST, WANTED[:1])
+    best = torch.tensor([0.0, 0.5, 1.0, -1.0]).softmax(-1).max().item()
+    assert one == Draft(8, probability=best)

@@ -1,0 +1,74 @@
+"""Recorded drafts are right as often as it says, and the same in every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from msgspec.structs import replace
+from support.fake_runner import FakeDrafter
+
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.ppsd import SyntheticDrafter
+from vllm_ppsd.drafter.interface import ExitStates, Wanted
+from vllm_ppsd.drafter.recorded import RecordedDrafter, read_record, write_record
+from vllm_ppsd.protocol import Draft
+
+PROMPT, OUTPUT = [1, 2, 3], list(range(100, 1100))
+PROMPTS = {"a": PROMPT, "b": [9]}
+NOTHING = torch.empty(0)
+STATES = ExitStates(NOTHING, NOTHING, None)
+
+
+def make(path: Path, acceptance: float, seed: int = 0) -> RecordedDrafter:
+    config = SyntheticDrafter(record=str(path), acceptance=acceptance, seed=seed)
+    return RecordedDrafter(read_record(path), config, 2000, PROMPTS.__getitem__)
+
+
+def drafts(path: Path, acceptance: float, seed: int = 0) -> list[int]:
+    wanted = [Wanted(0, "a", len(PROMPT) + i) for i in range(len(OUTPUT))]
+    drafted = make(path, acceptance, seed).draft(STATES, NOTHING, wanted)
+    return [draft.token for draft in drafted]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    write_record(tmp_path / "record.jsonl", [(PROMPT, OUTPUT)])
+    return tmp_path / "record.jsonl"
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.7, 1.0])
+def test_it_is_right_as_often_as_it_says(record: Path, acceptance: float):
+    hits = sum(d == o for d, o in zip(drafts(record, acceptance), OUTPUT, strict=True))
+    assert hits / len(OUTPUT) == pytest.approx(acceptance, abs=0.05)
+
+
+def test_it_repeats_itself_by_seed(record: Path):
+    assert drafts(record, 0.5) == drafts(record, 0.5)
+    assert drafts(record, 0.5) != drafts(record, 0.5, seed=1)
+
+
+def test_beyond_the_record_it_drafts_a_wrong_token(record: Path):
+    wanted = [Wanted(0, "a", len(PROMPT) + len(OUTPUT)), Wanted(1, "b", 5)]
+    assert [d.token for d in make(record, 1.0).draft(STATES, NOTHING, wanted)] == [0, 0]
+
+
+def test_a_broken_record_is_named(tmp_path: Path):
+    path = tmp_path / "record.jsonl"
+    path.write_text('{"prompt_token_ids": [1]}\n')
+    with pytest.raises(PPSDConfigError, match="line 1"):
+        read_record(path)
+
+
+def test_the_drafter_in_whose_place_it_stands_runs_all_the_same(record: Path):
+    class Inner(FakeDrafter):
+        def draft(self, states, last, wanted):
+            return [replace(d, probability=0.5) for d in super().draft(states, last, wanted)]
+
+    inner = Inner()
+    config = SyntheticDrafter(record=str(record), acceptance=1.0)
+    outer = RecordedDrafter(read_record(record), config, 2000, PROMPTS.__getitem__, inner)
+    wanted = [Wanted(0, "a", len(PROMPT))]
+    assert outer.draft(STATES, NOTHING, wanted) == [Draft(OUTPUT[0], probability=0.5)]
+    assert inner.wanted == [wanted]

@@ -1,0 +1,101 @@
+"""A model runner's port without vLLM, a head that counts, and channels in a list."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from vllm import SamplingParams
+
+from vllm_ppsd.drafter.interface import ExitStates, Wanted
+from vllm_ppsd.protocol import Draft, Lane, Tick
+from vllm_ppsd.runner.port import Batch
+
+HIDDEN = 4
+
+
+class FakePort:
+    """Every request has the same prompt and sampling parameters."""
+
+    max_model_len = 100
+
+    def __init__(self, prompt: Sequence[int] = (1, 2, 3), **sampling: Any) -> None:
+        self.device = torch.device("cpu")
+        model = SimpleNamespace(
+            get_hidden_size=lambda: HIDDEN, dtype=torch.float32, get_vocab_size=lambda: 2000
+        )
+        self.vllm_config: Any = SimpleNamespace(model_config=model)
+        self._prompt, self._sampling = list(prompt), SamplingParams(**sampling)
+        self.sampler: Any = None
+
+    def model(self) -> Any:
+        return None
+
+    def empty_states(self, tokens: int) -> dict[str, torch.Tensor]:
+        return {name: torch.zeros(tokens, HIDDEN) for name in ("hidden_states", "residual")}
+
+    def prompt_token_ids(self, request_id: str) -> list[int]:
+        return self._prompt
+
+    def sampling_params(self, request_id: str) -> SamplingParams:
+        return self._sampling
+
+    def within(self, batch: Batch) -> Any:
+        return nullcontext()
+
+    def warm_up_context(self, tokens: int) -> Any:
+        return nullcontext()
+
+    def wrap_sampler(self, wrap: Any) -> None:
+        self.sampler = wrap(SimpleNamespace(logprobs_mode="raw_logprobs"))
+
+    @contextmanager
+    def draft_context(self, rows: Any, positions: Any, depth: int) -> Iterator[torch.Tensor]:
+        yield torch.tensor(positions)
+
+
+class FakeDrafter:
+    """Drafts token 100 + position; remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.wanted: list[list[Wanted]] = []
+
+    def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Any:
+        self.wanted.append(list(wanted))
+        return [Draft(100 + one.position) for one in wanted]
+
+    def write_entries(self, states: ExitStates) -> None:
+        pass
+
+    def warm_up(self, states: ExitStates) -> None:
+        pass
+
+
+class FakeChannel:
+    """Both ends of a channel."""
+
+    def __init__(self) -> None:
+        self.messages: deque[Any] = deque()
+
+    def send(self, message: Any, buffers: Any = ()) -> None:
+        self.messages.append(message)
+
+    def ready(self) -> bool:
+        return bool(self.messages)
+
+    def receive(self, tick: int | None = None) -> Any:
+        message = self.messages.popleft()
+        assert tick in (None, message.tick)
+        return message
+
+
+def batch_of(tick: Tick, lanes: Sequence[Lane] | None = None) -> Batch:
+    """Return a tick as a runner lays it out."""
+    lanes = tuple(lanes or tick.lanes)
+    positions = [lane.position + i for lane in lanes for i in range(lane.length)]
+    last = torch.tensor([lane.length for lane in lanes]).cumsum(0) - 1
+    return Batch(tick, lanes, last, torch.tensor(positions), None)
