@@ -37,7 +37,7 @@ from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import RETIRING, LaneResult, Trace, What
-from vllm_ppsd.worker.synthetic import write_record
+from vllm_ppsd.drafter.recorded import write_record
 
 ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
 DRAFTS = 1

@@ -34,7 +34,7 @@ from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.worker.synthetic import write_record
+from vllm_ppsd.drafter.recorded import write_record
 
 ACCEPTANCES = (1.0, 0.8, 0.5, 0.0)
 VOCABULARY = 512

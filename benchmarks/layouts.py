@@ -28,7 +28,7 @@ from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.planning.plan import Plan, between, plans
 from vllm_ppsd.planning.times import read_profile
 from vllm_ppsd.tools.prompts import chat_tokens
-from vllm_ppsd.worker.synthetic import write_record
+from vllm_ppsd.drafter.recorded import write_record
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from vllm_ppsd.bench.prompts import OWN, first_of_each
 from vllm_ppsd.bench.report import quartiles
 from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.tools.prompts import chat_tokens
-from vllm_ppsd.worker.synthetic import write_record
+from vllm_ppsd.drafter.recorded import write_record
 
 ACCEPTANCES = (1.0, 0.7, 0.0)
 PLAIN, SINGLE = "plain pipeline", "plain, one process, all cores"
