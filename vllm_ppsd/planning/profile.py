@@ -211,7 +211,7 @@ def _traces(
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
-    room = {
+    room: dict[str, Any] = {
         "max_num_batched_tokens": max(256, len(PROMPT) * max(lanes)),
         "max_num_seqs": max(lanes),
     }
