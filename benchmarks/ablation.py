@@ -132,7 +132,7 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _head(arguments: argparse.Namespace, name: str) -> Path:
-    """Return a variant's folder; its name, which the run takes too, tells the pipelines apart."""
+    """Return a variant's folder; its name, which the run takes too, names the pipeline."""
     stages = "-".join(map(str, (arguments.exit_layer, *arguments.deeper_layers)))
     name = name.replace(FURTHER_ON, f"from {arguments.start_layer}")
     return Path(arguments.output) / f"{stages}-{name.replace(' ', '-').replace(',', '')}"

@@ -63,7 +63,7 @@ def derive(
 
     Of work means, slow steps included: what a token takes on average is their sum. Of the
     time between spans medians, since now and then it is a wait for something else. How
-    much contention slows work is told by one request's layers, beside others' work and
+    much contention slows work follows from one request's layers, beside others' work and
     alone; it is taken out of all other times.
 
     Args:
