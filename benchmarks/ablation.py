@@ -6,7 +6,7 @@ generate`` and ``cache`` make them, for every exit layer among the variants). A 
 was stopped goes on where it was.
 
 Multi-depth variants read the ends of the later stages of the pipeline that
-``--deeper-layers`` describes; each is judged with these states in time, and one tick late.
+``--deeper-layers`` describes.
 Variants *further on* have layers that start from the target's layers behind ``--start-layer``.
 
     python -m benchmarks.ablation MODEL --recipe recipe.yaml --prompts FOLDER
@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 
-from vllm_ppsd.bench.origin import deliver, footer, origin
+from vllm_ppsd.tools.report import markdown_table, origin, portable_command, write_report
 from vllm_ppsd.training.distill import fit
 from vllm_ppsd.training.evaluate import OVERALL, evaluate
 from vllm_ppsd.training.recipe import Recipe, read_recipe
 
 BASE = "base"
-LATE = ", one tick late"
 MULTI_DEPTH = "multi-depth"
 """In the name, and a key of the change, of variants that read deeper states."""
 
@@ -37,7 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "cross-entropy instead of KL": {"optimisation": {"kl_weight": 0.0, "ce_weight": 1.0}},
     "KL and cross-entropy": {"optimisation": {"ce_weight": 0.5}},
-    "EMA 0.99": {"optimisation": {"ema": 0.99}},
     "weight decay 0.1": {"optimisation": {"weight_decay": 0.1}},
     "learning rate 2e-3": {"optimisation": {"learning_rate": 2e-3}},
     "learning rate 5e-4": {"optimisation": {"learning_rate": 5e-4}},
@@ -55,7 +53,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         FURTHER_ON: True,
         "layers": 3,
     },
-    "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},
     "a quarter of the steps": {"share": 0.25},
@@ -76,13 +73,14 @@ def main() -> None:
     base = read_recipe(arguments.recipe).model_copy(
         update={"model": arguments.model, "exit_layer": arguments.exit_layer}
     )
+    command = portable_command("python -m benchmarks.ablation", arguments.model)
     for name in names:
         output = _head(arguments, name)
         if not output.is_dir():
             recipe = variant(base, VARIANTS[name], arguments)
-            fit(recipe, arguments.work, output, torch.device("cpu"), 2, _command(arguments))
-    report = {"rows": _judge(arguments)} | origin(_command(arguments))
-    deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
+            fit(recipe, arguments.work, output, torch.device("cpu"), 2, command)
+    report = {"rows": _judge(arguments)} | origin(command)
+    write_report(report, render(report["rows"]), arguments.json)
 
 
 def variant(base: Recipe, change: dict[str, Any], arguments: argparse.Namespace) -> Recipe:
@@ -109,50 +107,35 @@ def render(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table; the last column is the gain over the base."""
     base = next(row[OVERALL] for row in rows if row["name"] == BASE)
     sets = [name for name in rows[0] if name != "name"]
-    lines = ["| variant | " + " | ".join(sets) + " | gain |", "| --- " * (len(sets) + 2) + "|"]
-    for row in rows:
-        figures = " | ".join(f"{row[name]:.3f}" for name in sets)
-        lines.append(f"| {row['name']} | {figures} | {row[OVERALL] - base:+.3f} |")
-    return "\n".join(lines)
+    lines = [
+        [row["name"], *(f"{row[name]:.3f}" for name in sets), f"{row[OVERALL] - base:+.3f}"]
+        for row in rows
+    ]
+    return markdown_table(["variant", *sets, "gain"], lines)
 
 
 def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    heads = {_head(arguments, name): name for name in VARIANTS}
-    names = {path.name: name for path, name in heads.items()}
-    there = [path for path in heads if path.is_dir()]
-    reading = [path for path in there if MULTI_DEPTH in heads[path]]
-    judged = [("", 0, there)] + ([(LATE, 1, reading)] if reading else [])
+    folders = {_head(arguments, name): name for name in VARIANTS}
+    names = {path.name: name for path, name in folders.items()}
     rows: dict[str, dict[str, Any]] = {}
-    for suffix, delay, paths in judged:
-        for one in evaluate(
-            paths,
-            arguments.model,
-            arguments.prompts,
-            arguments.eval_work,
-            torch.device("cpu"),
-            256,
-            delay,
-        ):
-            name = names[one.head] + suffix
-            rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
+    for one in evaluate(
+        [path for path in folders if path.is_dir()],
+        arguments.model,
+        arguments.prompts,
+        arguments.eval_work,
+        torch.device("cpu"),
+        256,
+    ):
+        row = rows.setdefault(one.head, {"name": names[one.head]})
+        row[one.prompts] = one.found.acceptance
     return list(rows.values())
 
 
 def _head(arguments: argparse.Namespace, name: str) -> Path:
-    """Return a variant's folder; its name, which the run takes too, tells the pipelines apart."""
+    """Return a variant's folder; its name, which the run takes too, names the pipeline."""
     stages = "-".join(map(str, (arguments.exit_layer, *arguments.deeper_layers)))
     name = name.replace(FURTHER_ON, f"from {arguments.start_layer}")
     return Path(arguments.output) / f"{stages}-{name.replace(' ', '-').replace(',', '')}"
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    return (
-        f"python -m benchmarks.ablation MODEL --recipe {arguments.recipe.name} "
-        f"--exit-layer {arguments.exit_layer} --deeper-layers "
-        f"{' '.join(map(str, arguments.deeper_layers))} --start-layer {arguments.start_layer} "
-        f"--epochs {arguments.epochs} "
-        "--prompts FOLDER"
-    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from vllm_ppsd.bench.prompts import OWN
+from vllm_ppsd.tools.prompts import OWN
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -13,7 +14,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    made.add_argument("--cores", default="0,1", help="cores of every engine, or one a stage")
     made.add_argument("--json", help="write all numbers to this file")
     return made
 
@@ -29,3 +29,9 @@ def add_prompts(to: argparse.ArgumentParser, limit: int | None, tokens: int) -> 
     to.add_argument("--prompts", type=Path, default=OWN, help="JSONL file or folder")
     to.add_argument("--limit", type=int, default=limit, help="prompts per set")
     to.add_argument("--tokens", type=int, default=tokens, help="output tokens per prompt")
+
+
+def shared_cores(stages: int) -> str:
+    """Return a core for every stage in vLLM's notation; stages share cores if they are few."""
+    own = sorted(os.sched_getaffinity(0))
+    return "|".join(str(own[stage % len(own)]) for stage in range(stages))

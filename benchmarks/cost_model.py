@@ -18,26 +18,31 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from vllm import SamplingParams
 
 from benchmarks import arguments
-from vllm_ppsd.bench import engines
-from vllm_ppsd.bench.origin import deliver, footer, origin, said
+from vllm_ppsd.drafter.recorded import write_record
 from vllm_ppsd.exit_head.lookup import find
-from vllm_ppsd.planning.hardware import hardware
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
-from vllm_ppsd.planning.simulate import Simulation
 from vllm_ppsd.planning.times import Profile
+from vllm_ppsd.tools.engines import engine, generate, generate_together, settle
+from vllm_ppsd.tools.progress import progress
+from vllm_ppsd.tools.report import (
+    hardware,
+    markdown_table,
+    origin,
+    portable_command,
+    write_report,
+)
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import RETIRING, LaneResult, Trace, What
-from vllm_ppsd.drafter.recorded import write_record
 
 ACCEPTANCES = (0.0, 0.5, 0.7, 0.9, 1.0)
 DRAFTS = 1
@@ -47,91 +52,84 @@ def main() -> None:
     """Measure, and print the table."""
     given = _parser().parse_args()
     rows, profile = _measure(given)
-    report = {"rows": rows, "profile": profile} | origin(
-        said("python -m benchmarks.cost_model", given.model)
+    report = {"rows": rows, "profile": profile.model_dump()} | origin(
+        portable_command("python -m benchmarks.cost_model", given.model)
     )
-    deliver(report, f"{render(rows)}\n\n{footer(report)}", given.json)
+    write_report(report, render(rows), given.json)
 
 
-def render(rows: list[dict[str, Any]]) -> str:
+def render(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [
-        "| requests | acceptance | drafted | ms per token (range) | cost model | error | simulator "
-        "| error |",
-        "| " + "--- | " * 8,
-    ]
+    lines = []
     for row in rows:
         measured = row["times_ms"]
         median = statistics.median(measured)
-        alpha = "plain" if row["acceptance"] is None else f"{row['acceptance']:.2f}"
         lines.append(
-            f"| {row['requests']} | {alpha} | {row['drafted']:.2f} | {median:.1f} "
-            f"({min(measured):.1f} to {max(measured):.1f}) | {_beside(row['model_ms'], median)} "
-            f"| {_beside(row['simulated_ms'], median)} |"
+            [
+                str(row["requests"]),
+                "plain" if row["acceptance"] is None else f"{row['acceptance']:.2f}",
+                f"{row['drafted']:.2f}",
+                f"{median:.1f} ({min(measured):.1f} to {max(measured):.1f})",
+                f"{row['model_ms']:.1f}",
+                f"{row['model_ms'] / median - 1:+.0%}",
+            ]
         )
-    return "\n".join(lines)
+    return markdown_table(
+        ["requests", "acceptance", "drafted", "ms per token (range)", "cost model", "error"], lines
+    )
 
 
-def _beside(expected: float | None, measured: float) -> str:
-    """Return the cells of what was expected, and its error."""
-    return " | " if expected is None else f"{expected:.1f} | {expected / measured - 1:+.0%}"
-
-
-def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], Profile]:
     """Return a row per kind of run, and the profile of all rounds."""
     head = find(given.head, given.model)
     partition = head.config.two_stages
     most = max(given.requests)
     prompts = [list(range(100 + 50 * i, 132 + 50 * i)) for i in range(most)]
-
-    def start(speculation: dict[str, Any]) -> Any:
-        return engines.start(
-            given.model,
-            stages=2,
-            cores="|".join(given.cores.split(",")),
-            dtype=given.dtype,
-            max_num_seqs=most,
-            speculative_config={"method": "ppsd", "model": str(head.path)} | speculation,
-        )
-
-    plain = start({"num_speculative_tokens": 0})
-    answers = [engines.generate(plain, prompt, given.tokens) for prompt in prompts]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "record.jsonl"
-        write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
-        synthetic = {"record": str(path), "acceptance": 1.0}
-        drafting = start({"synthetic_drafter": synthetic})
-    runs: dict[tuple[int, float | None], list[Trace]] = {}
-    others: list[Trace] = []
-    kinds = list(product(given.requests, (None, *ACCEPTANCES)))
-    rounds = tqdm(total=given.repeats * len(kinds), desc="runs")
     sampling = SamplingParams(temperature=0.0, max_tokens=given.tokens, ignore_eos=True)
     asked: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
-    for _ in range(given.repeats):
-        for requests, acceptance in kinds:
-            llm = plain
-            if acceptance is None:
-                # The policy deals requests that do not draft over the stages.
-                others.append(record(plain, asked[: max(1, requests // 2)], sampling))
-            else:
-                llm = drafting
-                drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
-                engines.generate_together(drafting, prompts[:requests], given.tokens)
-            engines.settle()
-            run = record(llm, asked[:requests], sampling)
-            runs.setdefault((requests, acceptance), []).append(run)
-            rounds.update()
+    plain_runs: list[Trace] = []
+    runs: dict[tuple[int, float | None], list[Trace]] = {}
+    with ExitStack() as stack:
+
+        def start(speculation: dict[str, Any]) -> Any:
+            return stack.enter_context(
+                engine(
+                    given.model,
+                    stages=2,
+                    dtype=given.dtype,
+                    max_num_seqs=most,
+                    speculative_config={"method": "ppsd", "model": str(head.path)} | speculation,
+                )
+            )
+
+        plain = start({"num_speculative_tokens": 0})
+        answers = [generate(plain, prompt, given.tokens) for prompt in prompts]
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "record.jsonl"
+        write_record(path, [(answer.prompt, answer.tokens) for answer in answers])
+        drafting = start({"synthetic_drafter": {"record": str(path), "acceptance": 1.0}})
+        kinds = list(product(given.requests, (None, *ACCEPTANCES)))
+        with progress("runs") as bar:
+            for requests, acceptance in bar.track(kinds * given.repeats):
+                llm = plain
+                if acceptance is None:
+                    # The policy deals requests that do not draft over the stages.
+                    plain_runs.append(record(plain, asked[: max(1, requests // 2)], sampling))
+                else:
+                    llm = drafting
+                    drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+                    generate_together(drafting, prompts[:requests], given.tokens)
+                settle()
+                run = record(llm, asked[:requests], sampling)
+                runs.setdefault((requests, acceptance), []).append(run)
     profile = derive(
         Path(given.model).name,
         hardware(),
         partition,
-        [*others, *(t for (_, a), traces in runs.items() for t in traces if a is None)],
+        [*plain_runs, *(t for (_, a), traces in runs.items() for t in traces if a is None)],
         [t for (_, a), traces in runs.items() for t in traces if a is not None],
         head.config,
     )
-    return [_row(profile, partition, *kind, traces) for kind, traces in runs.items()], (
-        profile.model_dump()
-    )
+    return [_row(profile, partition, *kind, traces) for kind, traces in runs.items()], profile
 
 
 def _row(
@@ -153,27 +151,24 @@ def _row(
         "drafts": drafts,
         "drafted": drafted,
         "times_ms": [_ms_per_token(trace) for trace in traces],
-    } | _expected(profile, partition, requests, alpha, drafted, _groups(traces[-1]))
+        "model_ms": _expected_ms(profile, partition, requests, alpha, drafted, _groups(traces[-1])),
+    }
 
 
-def _expected(
+def _expected_ms(
     profile: Profile,
     partition: Sequence[int],
     requests: int,
     alpha: float | None,
     drafted: float,
     arrived: Sequence[int] = (),
-) -> dict[str, Any]:
+) -> float:
     """Return what is expected where a share ``drafted`` of the tokens was."""
     if alpha is None:
-        plain = plain_pipeline(profile, partition, requests, arrived).ms_per_token
-        return {"model_ms": plain, "simulated_ms": None}
+        return plain_pipeline(profile, partition, requests, arrived).ms_per_token
     plain = plain_pipeline(profile, partition, requests).ms_per_token
     drafting = ppsd(profile, partition, alpha, DRAFTS, requests).ms_per_token
-    played = None
-    if requests == 1:
-        played = Simulation(profile, partition, alpha, DRAFTS, tokens=2000).run().ms_per_token()
-    return {"model_ms": drafted * drafting + (1 - drafted) * plain, "simulated_ms": played}
+    return drafted * drafting + (1 - drafted) * plain
 
 
 def _ms_per_token(trace: Trace) -> float:

@@ -21,20 +21,22 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
-from tqdm import tqdm
 
-from benchmarks import arguments, patient_queues, random_llama
-from vllm_ppsd.bench import engines
-from vllm_ppsd.bench.origin import deliver, footer, origin
+from benchmarks import arguments, patient_queues
+from vllm_ppsd.costs import ideal_speedup
+from vllm_ppsd.drafter.recorded import write_record
 from vllm_ppsd.planning.model import plain_pipeline, ppsd
 from vllm_ppsd.planning.profile import derive
-from vllm_ppsd.costs import ideal_speedup
+from vllm_ppsd.planning.times import Profile
+from vllm_ppsd.tools.engines import Timed, engine, generate, settle
+from vllm_ppsd.tools.report import markdown_table, origin, portable_command, write_report
 from vllm_ppsd.trace.recording import record
-from vllm_ppsd.drafter.recorded import write_record
 
 ACCEPTANCES = (1.0, 0.8, 0.5, 0.0)
 VOCABULARY = 512
@@ -46,15 +48,10 @@ PROCESS_GB, PROCESS_THREADS = 0.8, 40
 def main() -> None:
     """Run every pipeline size and print the table."""
     given = _parser().parse_args()
-    fitting = [stages for stages in given.stages if _fits(stages)]
-    sizes = tqdm(fitting, desc="pipeline sizes")
     with patient_queues.everywhere():
-        rows = [row for stages in sizes for row in _measure(stages, given)]
-    report = {"rows": rows} | origin(
-        f"python -m benchmarks.emulated --stages {' '.join(map(str, given.stages))} "
-        f"--stage-ms {given.stage_ms:g} --repeats {given.repeats} --tokens {given.tokens}"
-    )
-    deliver(report, f"{render(rows)}\n\n{footer(report)}", given.json)
+        rows = [row for stages in given.stages if _fits(stages) for row in _measure(stages, given)]
+    report = {"rows": rows} | origin(portable_command("python -m benchmarks.emulated"))
+    write_report(report, render(rows), given.json)
 
 
 def _fits(stages: int) -> bool:
@@ -67,7 +64,7 @@ def _fits(stages: int) -> bool:
     limit = math.inf if most == resource.RLIM_INFINITY else most
     if memory <= free and threads <= limit:
         return True
-    tqdm.write(
+    print(
         f"{stages} stages left out: {processes} processes need about {memory:.0f} GB, of which "
         f"{free:.0f} are free, and {threads} threads, of which {limit:g} are allowed"
     )
@@ -76,57 +73,64 @@ def _fits(stages: int) -> bool:
 
 def render(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [
-        "| stages | acceptance | plain, ms per token | PPSD, ms per token | speedup (range) "
-        "| ideal | cost model | a tick over its stage | identical |",
-        "| " + "--- | " * 9,
-    ]
+    lines = []
     for row in rows:
         low, high = min(row["ratios"]), max(row["ratios"])
-        over = f"{row['overhead_ms']:.1f} ms" if row["acceptance"] == 1 else ""
         lines.append(
-            f"| {row['stages']} | {row['acceptance']:.2f} | {row['plain_ms']:.1f} "
-            f"| {row['ppsd_ms']:.1f} | {statistics.median(row['ratios']):.2f} ({low:.2f} to "
-            f"{high:.2f}) | {row['ideal']:.2f} | {row['model']:.2f} | {over} "
-            f"| {'yes' if row['identical'] else 'no'} |"
+            [
+                str(row["stages"]),
+                f"{row['acceptance']:.2f}",
+                f"{row['plain_ms']:.1f}",
+                f"{row['ppsd_ms']:.1f}",
+                f"{statistics.median(row['ratios']):.2f} ({low:.2f} to {high:.2f})",
+                f"{row['ideal']:.2f}",
+                f"{row['model']:.2f}",
+                f"{row['overhead_ms']:.1f} ms" if row["acceptance"] == 1 else "",
+                "yes" if row["identical"] else "no",
+            ]
         )
-    return "\n".join(lines)
+    return markdown_table(
+        [
+            "stages",
+            "acceptance",
+            "plain, ms per token",
+            "PPSD, ms per token",
+            "speedup (range)",
+            "ideal",
+            "cost model",
+            "a tick over its stage",
+            "identical",
+        ],
+        lines,
+    )
 
 
 def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     from vllm import SamplingParams
 
-    seconds = given.stage_ms / 1000
-    own = given.cores.split(",")
-    cores = "|".join(own[i % len(own)] for i in range(stages))
-    with tempfile.TemporaryDirectory() as folder:
-        model, recorded = Path(folder) / "model", Path(folder) / "record.jsonl"
-        random_llama.write(
-            model,
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=stages,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-        )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        model, recorded = folder / "model", folder / "record.jsonl"
+        _write_model(model, stages)
 
         def start(speculation: dict[str, Any]) -> Any:
-            llm = engines.start(
-                str(model),
-                stages=stages,
-                cores=cores,
-                enforce_eager=True,
-                skip_tokenizer_init=True,
-                dtype="float32",
-                kv_cache_memory_bytes=2**26,
-                speculative_config={"method": "ppsd", "exit_layer": 1} | speculation,
+            llm: Any = stack.enter_context(
+                engine(
+                    str(model),
+                    stages=stages,
+                    cores=arguments.shared_cores(stages),
+                    enforce_eager=True,
+                    skip_tokenizer_init=True,
+                    dtype="float32",
+                    kv_cache_memory_bytes=2**26,
+                    speculative_config={"method": "ppsd", "exit_layer": 1} | speculation,
+                )
             )
-            llm.collective_rpc(_sleep_in_layers, args=(seconds,))
+            llm.collective_rpc(_sleep_in_layers, args=(given.stage_ms / 1000,))
             return llm
 
         plain = start({"num_speculative_tokens": 0})
-        expected = engines.generate(plain, PROMPT, given.tokens)
+        expected = generate(plain, PROMPT, given.tokens)
         write_record(recorded, [(expected.prompt, expected.tokens)])
         drafting = start({"synthetic_drafter": {"record": str(recorded), "acceptance": 0.5}})
         prompt: Any = {"prompt_token_ids": PROMPT}
@@ -136,40 +140,58 @@ def _measure(stages: int, given: argparse.Namespace) -> list[dict[str, Any]]:
         rows = []
         for acceptance in ACCEPTANCES:
             drafting.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
-            runs = []
-            before = engines.draft_counts(drafting)
+            pairs: list[tuple[Timed, Timed]] = []
             for _ in range(given.repeats):
-                pair = []
-                for llm in (plain, drafting):
-                    engines.settle()
-                    pair.append(engines.generate(llm, PROMPT, given.tokens))
-                runs.append(pair)
-            after = engines.draft_counts(drafting)
-            alpha = (after[1] - before[1]) / (after[0] - before[0])
-            layout = [1] * stages
-            base = plain_pipeline(profile, layout).ms_per_token
-            times = [[run.ms_per_token for run in pair] for pair in runs]
-            ppsd_ms = statistics.median(ours for _, ours in times)
-            rows.append(
-                {
-                    "stages": stages,
-                    "acceptance": alpha,
-                    "plain_ms": statistics.median(theirs for theirs, _ in times),
-                    "ppsd_ms": ppsd_ms,
-                    "ratios": [theirs / ours for theirs, ours in times],
-                    "ideal": ideal_speedup(stages, alpha),
-                    "model": base / ppsd(profile, layout, alpha, stages - 1).ms_per_token,
-                    "overhead_ms": ppsd_ms - given.stage_ms,
-                    "identical": all(
-                        run.tokens == expected.tokens for pair in runs for run in pair
-                    ),
-                    "profile": profile.model_dump(),
-                }
-            )
-            tqdm.write(render(rows[-1:]))
-        for llm in (plain, drafting):
-            engines.stop(llm)
+                settle()
+                base = generate(plain, PROMPT, given.tokens)
+                settle()
+                pairs.append((base, generate(drafting, PROMPT, given.tokens)))
+            rows.append(_row(profile, pairs, expected.tokens, given.stage_ms))
+            print(render(rows[-1:]))
         return rows
+
+
+def _row(
+    profile: Profile, pairs: Sequence[tuple[Timed, Timed]], expected: list[int], stage_ms: float
+) -> dict[str, Any]:
+    """Return what pairs of runs, plain and PPSD, say at one acceptance rate."""
+    stages = profile.num_layers
+    layout = [1] * stages
+    drafting = [run for _, run in pairs]
+    alpha = sum(run.hits for run in drafting) / sum(run.drafts for run in drafting)
+    model_ms = ppsd(profile, layout, alpha, stages - 1).ms_per_token
+    ppsd_ms = statistics.median(run.ms_per_token for run in drafting)
+    return {
+        "stages": stages,
+        "acceptance": alpha,
+        "plain_ms": statistics.median(run.ms_per_token for run, _ in pairs),
+        "ppsd_ms": ppsd_ms,
+        "ratios": [plain.ms_per_token / run.ms_per_token for plain, run in pairs],
+        "ideal": ideal_speedup(stages, alpha),
+        "model": plain_pipeline(profile, layout).ms_per_token / model_ms,
+        "overhead_ms": ppsd_ms - stage_ms,
+        "identical": all(run.tokens == expected for pair in pairs for run in pair),
+        "profile": profile.model_dump(),
+    }
+
+
+def _write_model(folder: Path, layers: int) -> None:
+    """Write a tiny Llama of random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        max_position_embeddings=2048,
+        eos_token_id=2,
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def _sleep_in_layers(worker: Any, seconds: float) -> None:

@@ -21,16 +21,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from vllm.benchmarks.serve import add_cli_args, main_async
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from benchmarks import arguments
+from benchmarks.arguments import shared_cores
 from benchmarks.servers import COMMON, Server, serving, split_of
-from vllm_ppsd.bench import engines
-from vllm_ppsd.bench.origin import deliver, footer, origin, said
-from vllm_ppsd.bench.prompts import first_of_each
 from vllm_ppsd.config.cpu_binding import CORES
+from vllm_ppsd.tools.engines import settle
+from vllm_ppsd.tools.progress import progress
+from vllm_ppsd.tools.prompts import first_of_each
+from vllm_ppsd.tools.report import markdown_table, origin, portable_command, write_report
 
 PLAIN, PPSD = "plain", "PPSD"
 FIGURES = {
@@ -45,17 +46,14 @@ FIGURES = {
 def main() -> None:
     """Run the benchmark and print its table."""
     given = _parser().parse_args()
-    report = {"rows": _measure(given)} | origin(said("python -m benchmarks.load", given.model))
-    deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
+    command = portable_command("python -m benchmarks.load", given.model)
+    report = {"rows": _measure(given)} | origin(command)
+    write_report(report, render(report["rows"]), given.json)
 
 
 def render(rows: list[dict[str, Any]]) -> str:
     """Return the report as a Markdown table, a line per load and server."""
-    lines = [
-        "| load | server | " + " | ".join(FIGURES.values()) + " | acceptance "
-        "| tokens/s, ratio to plain (median, range) |",
-        "| --- | --- | " + "--- | " * (len(FIGURES) + 2),
-    ]
+    lines = []
     for row in rows:
         for name in (PLAIN, PPSD):
             runs = row["runs"][name]
@@ -65,10 +63,11 @@ def render(rows: list[dict[str, Any]]) -> str:
                 ratios = row["ratios"]
                 last = [
                     f"{statistics.median(run['acceptance'] for run in runs):.2f}",
-                    f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
                 ]
-            lines.append("| " + " | ".join([row["load"], name, *figures, *last]) + " |")
-    return "\n".join(lines)
+            lines.append([row["load"], name, *figures, *last])
+    ratio = "tokens/s, ratio to plain (median, range)"
+    return markdown_table(["load", "server", *FIGURES.values(), "acceptance", ratio], lines)
 
 
 def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -82,28 +81,26 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
         questions = _questions(given, Path(folder))
         for server in servers.values():
             _run(given, server, questions, [], 2)
-        turns = tqdm(loads, desc="loads")
-        for load, options, requests in turns:
-            turns.set_postfix_str(load)
-            runs: dict[str, list[dict[str, Any]]] = {PLAIN: [], PPSD: []}
-            for _ in range(given.repeats):
-                for name, server in servers.items():
-                    engines.settle()
-                    runs[name].append(
-                        _run(given, server, questions, options, min(requests, given.most))
-                    )
-            ratios = [
-                ours["output_throughput"] / plain["output_throughput"]
-                for plain, ours in zip(runs[PLAIN], runs[PPSD], strict=True)
-            ]
-            rows.append({"load": load, "runs": runs, "ratios": ratios})
-            tqdm.write(render(rows[-1:]))
+        with progress("loads") as bar:
+            for load, options, requests in bar.track(loads):
+                runs: dict[str, list[dict[str, Any]]] = {PLAIN: [], PPSD: []}
+                for _ in range(given.repeats):
+                    for name, server in servers.items():
+                        settle()
+                        some = min(requests, given.most)
+                        runs[name].append(_run(given, server, questions, options, some))
+                ratios = [
+                    ours["output_throughput"] / plain["output_throughput"]
+                    for plain, ours in zip(runs[PLAIN], runs[PPSD], strict=True)
+                ]
+                rows.append({"load": load, "runs": runs, "ratios": ratios})
+                print(render(rows[-1:]))
     return rows
 
 
 @contextlib.contextmanager
 def _servers(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Server]]:
-    variables = split_of(given.head, given.model) | {CORES: given.cores.replace(",", "|")}
+    variables = split_of(given.head, given.model) | {CORES: shared_cores(2)}
     options = [
         *(*COMMON, "--pipeline-parallel-size", "2", "--max-num-seqs", "64"),
         *("--kv-cache-memory-bytes", str(2**30), "--dtype", given.dtype),
@@ -150,12 +147,13 @@ def _run(
         ]
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        found = asyncio.run(main_async(client))
-    if found["completed"] < requests:
-        raise RuntimeError(f"{requests - found['completed']} of {requests} requests failed")
-    result = {key: found[key] for key in FIGURES}
-    acceptance = found.get("spec_decode_acceptance_rate")
-    return result | {"acceptance": None if acceptance is None else acceptance / 100}
+        result = asyncio.run(main_async(client))
+    if result["completed"] < requests:
+        raise RuntimeError(f"{requests - result['completed']} of {requests} requests failed")
+    acceptance = result.get("spec_decode_acceptance_rate")
+    return {key: result[key] for key in FIGURES} | {
+        "acceptance": None if acceptance is None else acceptance / 100
+    }
 
 
 def _parser() -> argparse.ArgumentParser:

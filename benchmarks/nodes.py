@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tqdm import tqdm
 
 from benchmarks import arguments
 from benchmarks.servers import COMMON, Server, serving_two_nodes, split_of
 from benchmarks.slow_link import SlowLink
-from vllm_ppsd.bench import engines
-from vllm_ppsd.bench.origin import deliver, footer, origin
-from vllm_ppsd.bench.prompts import first_of_each
+from vllm_ppsd.tools.engines import settle
+from vllm_ppsd.tools.progress import progress
+from vllm_ppsd.tools.prompts import first_of_each
+from vllm_ppsd.tools.report import markdown_table, origin, portable_command, write_report
 
 PLAIN = "plain"
 
@@ -35,31 +35,25 @@ PLAIN = "plain"
 def main() -> None:
     """Run the benchmark and print its table."""
     given = _parser().parse_args()
-    report = {"rows": _measure(given)} | origin(
-        f"python -m benchmarks.nodes MODEL --prompts {given.prompts.name} --limit {given.limit} "
-        f"--tokens {given.tokens}"
-    )
-    deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", given.json)
+    command = portable_command("python -m benchmarks.nodes", given.model)
+    report = {"rows": _measure(given)} | origin(command)
+    write_report(report, render(report["rows"]), given.json)
 
 
 def render(rows: list[dict[str, Any]]) -> str:
     """Return the report as a Markdown table, a line per delay."""
     names = list(rows[0]["ms"])
-    lines = [
-        "| delay, each way (ms) | "
-        + " | ".join([f"{PLAIN}: ms per token"] + [f"{name}: speedup" for name in names[1:]])
-        + " | identical |",
-        "| --- " * (len(names) + 2) + "|",
-    ]
+    lines = []
     for row in rows:
         cells = [f"{row['delay_ms']:g}", f"{statistics.median(row['ms'][PLAIN]):.1f}"]
         for name in names[1:]:
             ratios = [a / b for a, b in zip(row["ms"][PLAIN], row["ms"][name], strict=True)]
-            cells.append(
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            )
-        lines.append("| " + " | ".join([*cells, row["identical"]]) + " |")
-    return "\n".join(lines)
+            low, high = min(ratios), max(ratios)
+            cells.append(f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})")
+        lines.append([*cells, row["identical"]])
+    speedups = [f"{name}: speedup" for name in names[1:]]
+    headings = ["delay, each way (ms)", f"{PLAIN}: ms per token", *speedups, "identical"]
+    return markdown_table(headings, lines)
 
 
 def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -70,10 +64,11 @@ def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
         SlowLink() as link,
         link.inside(0),
         _all_servers(given, Path(folder), link) as servers,
+        progress("delays") as bar,
     ):
         for server in servers.values():
             _answer(server, asked[0], 8)
-        for delay in tqdm(given.delays, desc="delays"):
+        for delay in bar.track(given.delays):
             link.set_delay(delay / 1000)
             rows.append({"delay_ms": delay} | _turns(given, servers, asked))
     return rows
@@ -87,7 +82,7 @@ def _turns(
     for text in asked:
         texts = {}
         for name, server in servers.items():
-            engines.settle(0.5)
+            settle(0.5)
             texts[name], milliseconds = _answer(server, text, given.tokens)
             times[name].append(milliseconds)
         identical += sum(texts[name] == texts[PLAIN] for name in servers if name != PLAIN)
@@ -141,7 +136,7 @@ def _all_servers(
                     folder / f"{number}.log",
                     link,
                     *(*common, *options),
-                    cores=given.cores.split(","),
+                    cores=arguments.shared_cores(2).split("|"),
                     variables=split,
                 )
             )

@@ -1,7 +1,7 @@
 """The acceptance that a served head reaches on prompt sets: what `vllm-ppsd eval` promises.
 
-A pipeline, of two stages unless said, answers every prompt, several at once, and vLLM's
-own counters say what was drafted and accepted. In float32, as the text that `eval` judges on.
+A pipeline, of two stages unless said, answers every prompt, several at once, and vLLM
+counts what was drafted and accepted. In float32, as the text that `eval` judges on.
 
     python -m benchmarks.served MODEL --prompts FOLDER [--head ppsd] [--temperature 1]
 """
@@ -11,22 +11,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vllm import SamplingParams
-
 from benchmarks import arguments
-from vllm_ppsd.bench import engines
-from vllm_ppsd.bench.origin import deliver, footer, origin, said
-from vllm_ppsd.bench.prompts import first_of_each
-from vllm_ppsd.tools.prompts import Prompt, chat_tokens
+from vllm_ppsd.tools.engines import engine, generate_together
+from vllm_ppsd.tools.prompts import chat_tokens, first_of_each
+from vllm_ppsd.tools.report import markdown_table, origin, portable_command, write_report
 
 
 def main() -> None:
     """Serve the prompts and print the table."""
     given = _parser().parse_args()
-    llm = engines.start(
+    with engine(
         given.model,
         stages=given.stages,
-        cores=given.cores.replace(",", "|"),
+        cores=arguments.shared_cores(given.stages),
         dtype="float32",
         enforce_eager=True,
         max_num_seqs=24,
@@ -38,24 +35,25 @@ def main() -> None:
             "draft_sampling": given.draft_sampling,
             "load_adaptive": False,
         },
+    ) as llm:
+        sets: dict[str, list[list[int]]] = {}
+        for prompt in first_of_each(given.prompts, given.limit):
+            tokens = chat_tokens(llm.get_tokenizer(), prompt.text)
+            sets.setdefault(prompt.source, []).append(tokens)
+        sampling = {"temperature": given.temperature, "ignore_eos": False}
+        rows: list[dict[str, Any]] = []
+        for source, prompts in sets.items():
+            runs = generate_together(llm, prompts, given.tokens, **sampling)
+            drafts, hits = sum(run.drafts for run in runs), sum(run.hits for run in runs)
+            rows.append({"set": source, "drafts": drafts, "hits": hits})
+    drafts, hits = (sum(row[key] for row in rows) for key in ("drafts", "hits"))
+    rows.append({"set": "overall", "drafts": drafts, "hits": hits})
+    table = markdown_table(
+        ["prompts", "drafts", "acceptance"],
+        [[r["set"], str(r["drafts"]), f"{r['hits'] / r['drafts']:.2f}"] for r in rows],
     )
-    sets: dict[str, list[Prompt]] = {}
-    for prompt in first_of_each(given.prompts, given.limit):
-        sets.setdefault(prompt.source, []).append(prompt)
-    sampling = SamplingParams(temperature=given.temperature, max_tokens=given.tokens)
-    lines = ["| prompts | drafts | acceptance |", "| --- | --- | --- |"]
-    rows: list[dict[str, Any]] = []
-    drafted = hit = 0
-    for source, prompts in sets.items():
-        tokens = [chat_tokens(llm.get_tokenizer(), prompt.text) for prompt in prompts]
-        llm.generate([{"prompt_token_ids": t} for t in tokens], sampling)
-        drafts, hits = engines.draft_counts(llm)
-        rows.append({"set": source, "drafts": drafts - drafted, "hits": hits - hit})
-        drafted, hit = drafts, hits
-    rows.append({"set": "overall", "drafts": drafted, "hits": hit})
-    lines += [f"| {r['set']} | {r['drafts']} | {r['hits'] / r['drafts']:.3f} |" for r in rows]
-    report = {"rows": rows} | origin(said("python -m benchmarks.served", given.model))
-    deliver(report, "\n".join([*lines, "", footer(report)]), given.json)
+    report = {"rows": rows} | origin(portable_command("python -m benchmarks.served", given.model))
+    write_report(report, table, given.json)
 
 
 def _parser() -> argparse.ArgumentParser:

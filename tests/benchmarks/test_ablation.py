@@ -33,8 +33,8 @@ def test_multi_depth_variants_read_the_later_stages_of_the_pipeline_that_is_name
 
 def test_variants_further_on_start_from_the_layer_that_is_named():
     for name, change in VARIANTS.items():
-        found = variant(RECIPE, change, ARGUMENTS).start_layer
-        assert found == (7 if FURTHER_ON in name else None)
+        start_layer = variant(RECIPE, change, ARGUMENTS).start_layer
+        assert start_layer == (7 if FURTHER_ON in name else None)
 
 
 def test_the_table_shows_gains_over_the_base():

@@ -23,7 +23,7 @@ def test_a_load_has_a_line_per_server_and_the_ratio():
     }
     _, _, plain, ppsd = load.render([row]).splitlines()
     assert plain.startswith("| 4 at once | plain | 50.0 | 100.0 |")
-    assert ppsd.endswith("| 0.70 | 1.100 (1.000 to 1.500) |")
+    assert ppsd.endswith("| 0.70 | 1.10 (1.00 to 1.50) |")
 
 
 def test_a_delay_has_a_line_with_the_speedup_of_every_depth():

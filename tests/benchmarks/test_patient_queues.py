@@ -10,16 +10,16 @@ from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 from benchmarks import patient_queues
 
 
-def found():
+def plugins():
     return [e for e in entry_points(group="vllm.general_plugins") if e.name == patient_queues.NAME]
 
 
 def test_vllm_finds_the_plugin_while_it_is_wanted():
-    assert not found()
+    assert not plugins()
     with patient_queues.everywhere():
-        (plugin,) = found()
+        (plugin,) = plugins()
         assert plugin.load() is patient_queues.register
-    assert not found()
+    assert not plugins()
 
 
 def test_readers_do_not_spin(monkeypatch):

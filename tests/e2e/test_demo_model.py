@@ -8,8 +8,8 @@ import pytest
 from support import engine as e
 from support.reference import Reference
 from vllm.sampling_params import StructuredOutputsParams
-from vllm_ppsd.drafter.recorded import write_record
 
+from vllm_ppsd.drafter.recorded import write_record
 from vllm_ppsd.tools.prompts import chat_tokens
 
 pytestmark = pytest.mark.e2e

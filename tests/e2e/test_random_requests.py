@@ -16,6 +16,7 @@ import pytest
 from support import engine as e
 from support.mixes import VOCABULARY, Asked, Got, check, drive, random_mix, stay
 from vllm.sampling_params import RequestOutputKind
+
 from vllm_ppsd.drafter.recorded import write_record
 
 pytestmark = pytest.mark.e2e

@@ -26,10 +26,11 @@ def run(model: str, max_tokens: int) -> int:
     head = find(None, model)
     ppsd = {"method": "ppsd", "model": str(head.path)}
     answers = []
-    for name, options in (("plain pipeline decoding", {}), ("PPSD", {"speculative_config": ppsd})):
+    for name, speculation in (("plain pipeline decoding", None), ("PPSD", ppsd)):
         console.rule(name)
         console.print("starting the engine (about two minutes, most of it torch.compile) …")
-        with engine(model, partition=head.config.two_stages, **options) as llm:
+        partition = head.config.two_stages
+        with engine(model, partition=partition, speculative_config=speculation) as llm:
             answers.append(_answers(console, llm, max_tokens))
     plain, drafted = answers
     same = [one.tokens for one in plain] == [one.tokens for one in drafted]

@@ -63,7 +63,7 @@ def derive(
 
     Of work means, slow steps included: what a token takes on average is their sum. Of the
     time between spans medians, since now and then it is a wait for something else. How
-    much contention slows work is told by one request's layers, beside others' work and
+    much contention slows work follows from one request's layers, beside others' work and
     alone; it is taken out of all other times.
 
     Args:
@@ -211,7 +211,7 @@ def _traces(
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
-    room = {
+    room: dict[str, Any] = {
         "max_num_batched_tokens": max(256, len(PROMPT) * max(lanes)),
         "max_num_seqs": max(lanes),
     }

@@ -17,21 +17,26 @@ from dataclasses import replace
 from functools import partial
 
 from support.simulator.pace import Pace
-from support.simulator.ticks import Ear, Request, Tick
+from support.simulator.ticks import Ear, Request, Step
 from support.simulator.way_back import WayBack
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.protocol import (
+    Candidate,
     Decoding,
+    Draft,
     DraftBook,
+    Drafts,
     FixedDepth,
-    Lane,
+    Judgement,
     RetirementBook,
     StaleBook,
-    Verdict,
+    TickBook,
     flush,
     steps_in_flight,
 )
-from vllm_ppsd.trace.spans import RETIRING, Outcome, Span, StageRecord, Trace, TracedLane, What
+from vllm_ppsd.trace.recorder import lane_result
+from vllm_ppsd.trace.spans import Span, StageRecord, Trace, TracedLane
+from vllm_ppsd.worker.events import What
 
 TRUE, FALSE = 1, 2
 """The token that the target samples everywhere, and the one that a wrong draft is."""
@@ -71,10 +76,10 @@ class Simulation:
         self._ears = [Ear(self._drafts, drafts)]
         self._ears += [Ear(StaleBook(), drafts) for _ in range(self._stages - 2)]
         self._retirement = RetirementBook()
-        self._queues: list[deque[Tick]] = [deque() for _ in partition]
+        self._queues: list[deque[Step]] = [deque() for _ in partition]
         self._busy = [False] * self._stages
         self._in_flight = 0
-        self._sent = 0
+        self._ticks = TickBook()
         self._free_since = -math.inf
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -117,8 +122,8 @@ class Simulation:
             for name in sorted(entering):
                 request = self._requests[name]
                 flight = request.flight
-                drafted = flight.computed > request.retired
-                lanes.append(Lane(name, flight.computed, 1, drafted))
+                known = int(flight.computed <= request.retired)
+                lanes.append(self._ticks.lane(name, flight.computed, 1, known, samples=1))
                 request.flight = replace(
                     flight,
                     computed=flight.computed + 1,
@@ -126,37 +131,38 @@ class Simulation:
                     in_flight=flight.in_flight + 1,
                 )
             self._in_flight += 1
-            tick = Tick(self._sent, lanes)
-            self._sent += 1
+            tick = self._ticks.tick(lanes)
+            step = Step(tick, Drafts(tick.number))
             self._outcomes.append([TracedLane(lane.request_id, lane.position, 1) for lane in lanes])
-            self._after(self._profile.control / 2, partial(self._arrive, 0, tick))
+            self._after(self._profile.control / 2, partial(self._arrive, 0, step))
 
     def _dealt(self, entering: set[str]) -> set[str]:
         """Plain decoding deals its requests over the stages evenly."""
         share = -(-len(self._requests) // self._stages)
         return set(sorted(entering)[:share])
 
-    def _result(self, tick: Tick) -> None:
+    def _result(self, step: Step, judgement: Judgement) -> None:
         self._in_flight -= 1
-        for lane, traced in zip(tick.lanes, self._outcomes[tick.number], strict=True):
+        for lane in step.lanes:
             request = self._requests[lane.request_id]
             flight = request.flight
             stale = flight.stale > 0
             flight = replace(
                 flight, in_flight=flight.in_flight - 1, stale=flight.stale - 1 if stale else 0
             )
-            if traced.outcome in RETIRING:
-                request.retired += 1
-                flight = replace(flight, unverified=flight.unverified - 1)
-                if traced.outcome == Outcome.MISS and flight.unverified:
+            outcome = judgement.outcomes.get(lane.request_id)
+            if outcome is not None:
+                request.retired += len(outcome.tokens)
+                flight = replace(flight, unverified=flight.unverified - len(outcome.tokens))
+                if outcome.missed and flight.unverified:
                     flight = flush(flight)
             request.flight = flight
         self._schedule()
 
     # The stages ------------------------------------------------------------
 
-    def _arrive(self, stage: int, tick: Tick) -> None:
-        self._queues[stage].append(tick)
+    def _arrive(self, stage: int, step: Step) -> None:
+        self._queues[stage].append(step)
         self._start(stage)
 
     def _start(self, stage: int) -> None:
@@ -168,8 +174,8 @@ class Simulation:
         elif stage == self._stages - 1:
             self._start_last()
         elif not self._depth:
-            tick = self._queues[stage].popleft()
-            self._work(stage, tick, lambda: self._leave(stage, tick))
+            step = self._queues[stage].popleft()
+            self._work(stage, step, lambda: self._leave(stage, step))
         elif self._ears[stage].holds(self._queues[stage][0]):
             self._ears[stage].held_since = min(self._ears[stage].held_since, self._now)
         else:
@@ -177,114 +183,119 @@ class Simulation:
 
     def _start_skipping(self, stage: int) -> None:
         """A stage before the last, which runs no tick that it knows to be stale."""
-        tick, ear = self._queues[stage].popleft(), self._ears[stage]
+        step, ear = self._queues[stage].popleft(), self._ears[stage]
         held_since, ear.held_since = min(ear.held_since, self._now), math.inf
-        self._spans.append(Span(stage, What.HOLD, held_since, self._now, tick.number))
+        self._spans.append(Span(stage, What.HOLD, held_since, self._now, step.number))
         ear.catch_up()
-        for lane in tick.lanes:
+        for lane in step.lanes:
             ear.book.arrive(lane)
             if stage == 0:
-                self._drafts.enter(lane)
+                self._drafts.inputs(lane)
         if stage == 0:
-            self._way_back.enter(tick.lanes)
-        if not ear.gate.start(tick.lanes):
-            self._way_back.layers_done(stage, tick.lanes, skipped=True)
-            self._leave(stage, tick)
+            self._way_back.enter(step.lanes)
+        if not ear.gate.start(step.tick):
+            self._way_back.layers_done(stage, step.lanes, skipped=True)
+            self._leave(stage, step)
         elif stage == 0:
-            self._work(0, tick, lambda: self._draft(tick))
+            self._work(0, step, lambda: self._draft(step))
         else:
-            self._work(stage, tick, lambda: self._leave(stage, tick))
+            self._work(stage, step, lambda: self._leave(stage, step))
 
-    def _draft(self, tick: Tick) -> None:
+    def _draft(self, step: Step) -> None:
         """The states are on their way; the head runs behind them."""
-        self._after(self._profile.hand_over, lambda: self._arrive(1, tick))
+        self._after(self._profile.hand_over, lambda: self._arrive(1, step))
         self._ears[0].catch_up()
-        if all(self._drafts.is_stale(lane) for lane in tick.lanes):
+        if all(self._drafts.is_stale(lane) for lane in step.lanes):
             self._start(0)
             return
         self._busy[0] = True
-        tick.drafts_arrive = math.inf
+        step.drafts_arrive = math.inf
         began = self._now
-        alive = [lane for lane in tick.lanes if not self._drafts.is_stale(lane)]
-        self._way_back.hold(alive, lambda: self._draft_with_all(tick, began))
+        alive = [lane for lane in step.lanes if not self._drafts.is_stale(lane)]
+        self._way_back.hold(alive, lambda: self._draft_with_all(step, began))
 
-    def _draft_with_all(self, tick: Tick, began: float) -> None:
+    def _draft_with_all(self, step: Step, began: float) -> None:
         """What the head reads is there."""
         if self._now > began:
-            self._spans.append(Span(0, What.STATES, began, self._now, tick.number))
-        for lane in tick.lanes:
-            right = self._rng.random() < self._alpha
-            tick.drafts[lane.request_id] = TRUE if right else FALSE
-            self._drafts.propose(lane.request_id, lane.end, tick.drafts[lane.request_id])
+            self._spans.append(Span(0, What.STATES, began, self._now, step.number))
+        for lane in step.lanes:
+            token = TRUE if self._rng.random() < self._alpha else FALSE
+            step.drafts.candidates[lane.request_id] = (Candidate((Draft(token),)),)
+        self._drafts.propose(step.drafts)
 
         def done() -> None:
             self._busy[0] = False
             self._free_since = self._now
-            self._after(self._profile.hand_over, partial(self._drafts_arrive, tick))
+            self._after(self._profile.hand_over, partial(self._drafts_arrive, step))
             self._start(0)
 
-        self._run(0, tick, [(What.DRAFT, self._profile.at(len(tick.lanes)).head)], done)
+        self._run(0, step, [(What.DRAFT, self._profile.at(len(step.lanes)).head)], done)
 
-    def _leave(self, stage: int, tick: Tick) -> None:
-        self._after(self._profile.hand_over, lambda: self._arrive(stage + 1, tick))
+    def _leave(self, stage: int, step: Step) -> None:
+        self._after(self._profile.hand_over, lambda: self._arrive(stage + 1, step))
         self._start(stage)
 
     def _start_last(self) -> None:
         last = self._stages - 1
-        tick = self._queues[last].popleft()
-        if not any(self._retirement.counts(lane) for lane in tick.lanes):
-            self._way_back.layers_done(last, tick.lanes, skipped=True)
-            self._judge(tick)
+        step = self._queues[last].popleft()
+        if not any(self._retirement.counts(lane) for lane in step.lanes):
+            self._way_back.layers_done(last, step.lanes, skipped=True)
+            self._judge(step)
             self._start(last)
             return
 
         def sampled() -> None:
             # The drafts may still be on their way.
-            if tick.drafts_arrive <= self._now:
-                self._judge_and_go_on(tick)
+            if step.drafts_arrive <= self._now:
+                self._judge_and_go_on(step)
             else:
                 self._busy[last] = True
-                tick.waits = True
+                step.waits = True
 
-        self._work(last, tick, sampled)
+        self._work(last, step, sampled)
 
-    def _drafts_arrive(self, tick: Tick) -> None:
-        tick.drafts_arrive = self._now
-        if tick.waits:
-            self._judge_and_go_on(tick)
+    def _drafts_arrive(self, step: Step) -> None:
+        step.drafts_arrive = self._now
+        if step.waits:
+            self._judge_and_go_on(step)
 
-    def _judge_and_go_on(self, tick: Tick) -> None:
+    def _judge_and_go_on(self, step: Step) -> None:
         last = self._stages - 1
         self._busy[last] = False
-        self._judge(tick)
+        self._judge(step)
         self._start(last)
 
-    def _judge(self, tick: Tick) -> None:
-        verdicts = []
-        traced = self._outcomes[tick.number]
-        for row, lane in enumerate(tick.lanes):
-            outcome, verdict = Outcome.STALE, Verdict.NONE
-            if self._retirement.counts(lane):
-                draft = tick.drafts.get(lane.request_id, -1)
-                hit = self._retirement.retire(lane, TRUE, draft)
-                verdict = Verdict.HIT if hit else Verdict.MISS
-                outcome = Outcome.RETIRED if draft < 0 else Outcome.HIT if hit else Outcome.MISS
-            verdicts.append(verdict)
-            traced[row] = traced[row]._replace(outcome=outcome)
+    def _judge(self, step: Step) -> None:
+        judgement = Judgement(
+            step.number,
+            {
+                lane.request_id: self._retirement.retire(
+                    lane, [TRUE], step.drafts.candidates.get(lane.request_id, ())
+                )
+                for lane in step.lanes
+                if self._retirement.counts(lane)
+            },
+        )
+        self._outcomes[step.number] = [
+            traced._replace(
+                outcome=lane_result(lane, judgement.outcomes.get(lane.request_id)),
+            )
+            for traced, lane in zip(self._outcomes[step.number], step.lanes, strict=True)
+        ]
         if self._depth:
-            self._after(self._profile.verdict, lambda: self._hear(verdicts))
-        self._after(self._profile.control / 2, lambda: self._result(tick))
+            self._after(self._profile.verdict, lambda: self._receive(judgement))
+        self._after(self._profile.control / 2, lambda: self._result(step, judgement))
 
-    def _hear(self, verdicts: list[Verdict]) -> None:
+    def _receive(self, judgement: Judgement) -> None:
         for stage, ear in enumerate(self._ears):
-            ear.verdicts.append(verdicts)
+            ear.judgements.append(judgement)
             self._start(stage)
 
     # Time ------------------------------------------------------------------
 
-    def _work(self, stage: int, tick: Tick, then: Callable[[], None]) -> None:
+    def _work(self, stage: int, step: Step, then: Callable[[], None]) -> None:
         """The stage's layers run, and on the last stage LM head and sampler."""
-        parts = self._profile.at(len(tick.lanes))
+        parts = self._profile.at(len(step.lanes))
         work = [(What.LAYERS, self._partition[stage] * parts.layer)]
         if stage == self._stages - 1:
             work += [(What.LM_HEAD, parts.lm_head), (What.SAMPLE, parts.sampler)]
@@ -296,12 +307,12 @@ class Simulation:
                 self._free_since = self._now
             then()
 
-        self._run(stage, tick, work, done)
+        self._run(stage, step, work, done)
 
     def _run(
         self,
         stage: int,
-        tick: Tick,
+        step: Step,
         work: Sequence[tuple[What, float]],
         then: Callable[[], None],
     ) -> None:
@@ -309,11 +320,11 @@ class Simulation:
         (what, alone), *others = work
 
         def done(start: float) -> None:
-            self._spans.append(Span(stage, what, start, self._now, tick.number))
+            self._spans.append(Span(stage, what, start, self._now, step.number))
             if what == What.LAYERS:
-                self._way_back.layers_done(stage, tick.lanes, skipped=False)
+                self._way_back.layers_done(stage, step.lanes, skipped=False)
             if others:
-                self._run(stage, tick, others, then)
+                self._run(stage, step, others, then)
             else:
                 then()
 

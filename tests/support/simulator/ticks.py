@@ -6,36 +6,43 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from vllm_ppsd.protocol import Flight, Lane, StaleBook, TickGate, Verdict
+from vllm_ppsd.protocol import Drafts, Flight, Judgement, Lane, StaleBook, Tick, TickGate
 
 
 @dataclass
-class Tick:
-    """A step on its way."""
+class Step:
+    """A tick on its way."""
 
-    number: int
-    lanes: list[Lane]
-    drafts: dict[str, int] = field(default_factory=dict)
+    tick: Tick
+    drafts: Drafts
     drafts_arrive: float = 0.0
     waits: bool = False
 
+    @property
+    def number(self) -> int:
+        return self.tick.number
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return self.tick.lanes
+
 
 class Ear:
-    """What a stage before the last hears of verdicts."""
+    """What a stage before the last has received of judgements."""
 
     def __init__(self, book: StaleBook, depth: int) -> None:
         self.book, self.gate = book, TickGate(depth, book)
-        self.verdicts: deque[list[Verdict]] = deque()
+        self.judgements: deque[Judgement] = deque()
         self.held_since = math.inf
 
-    def holds(self, tick: Tick) -> bool:
-        """Whether a tick must wait for a verdict."""
-        return self.gate.due(tick.lanes) > len(self.verdicts)
+    def holds(self, step: Step) -> bool:
+        """Whether a tick must wait for a judgement."""
+        return self.gate.due(step.tick) > len(self.judgements)
 
     def catch_up(self) -> None:
-        """Take in every verdict that is there."""
-        while self.gate.unjudged and self.verdicts:
-            self.gate.judge(self.verdicts.popleft())
+        """Take in every judgement that is there."""
+        while self.gate.unjudged and self.judgements:
+            self.gate.judge(self.judgements.popleft())
 
 
 @dataclass

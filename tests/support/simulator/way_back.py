@@ -40,15 +40,16 @@ class WayBack:
         """A stage's layers are done with a tick of these lanes, or it skipped the tick."""
         if stage in self._stages:
             states = None if skipped else [True] * len(lanes)
-            self._after(self._delay, lambda: self._arrive(self._stages.index(stage), states))
+            source, tick = self._stages.index(stage), lanes[0].tick
+            self._after(self._delay, lambda: self._arrive(source, tick, states))
 
     def hold(self, lanes: Sequence[Lane], draft: Callable[[], None]) -> None:
         """Call ``draft`` as soon as what these lanes read is in."""
         self._held = list(lanes), draft
         self._release()
 
-    def _arrive(self, source: int, states: list[bool] | None) -> None:
-        self._book.arrive(source, states)
+    def _arrive(self, source: int, tick: int, states: list[bool] | None) -> None:
+        self._book.arrive(source, tick, states)
         self._release()
 
     def _release(self) -> None:
