@@ -36,7 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "cross-entropy instead of KL": {"optimisation": {"kl_weight": 0.0, "ce_weight": 1.0}},
     "KL and cross-entropy": {"optimisation": {"ce_weight": 0.5}},
-    "weight decay 0.1": {"optimisation": {"weight_decay": 0.1}},
     "learning rate 2e-3": {"optimisation": {"learning_rate": 2e-3}},
     "learning rate 5e-4": {"optimisation": {"learning_rate": 5e-4}},
     "no output map": {"output_map": False},

@@ -47,7 +47,7 @@ def test_the_command_prints_layouts_assumptions_and_how_to_serve(
     tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     rates = tmp_path / "a.json"
-    rates.write_text(json.dumps({"2": 0.5, "4": {"acceptance": 0.8}}))
+    rates.write_text(json.dumps({"2": 0.5, "4": 0.8}))
     picture = tmp_path / "plan.png"
     words = ["plan", str(tiny_llama), "--stages", "2", "--acceptance", str(rates)]
     assert main([*words, "--plot", str(picture)]) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.tiny import make_tiny_model
 
+from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.request import check_request, learned_from
@@ -17,7 +18,7 @@ def test_what_cannot_succeed_is_refused_first(tmp_path: Path):
     output = tmp_path / "head"
     with pytest.raises(TrainingError, match="exit layer 6 is out of range"):
         check_request(Recipe(model=model, exit_layer=6), output)
-    with pytest.raises(TrainingError, match="no prompt file"):
+    with pytest.raises(PPSDConfigError, match="no prompt file"):
         check_request(Recipe(model=model, exit_layer=3, data=("nowhere",)), output)
     with pytest.raises(TrainingError, match="is missing or empty"):
         check_request(Recipe(model=model, exit_layer=3, text=("nowhere",)), output)

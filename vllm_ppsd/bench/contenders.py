@@ -88,8 +88,10 @@ def _transformers(model: str, early_exit: int | None) -> Iterator[Contender]:
         )
         return Answer(output[0, len(prompt) :].tolist(), clock.ms_per_token())
 
-    yield answer
-    _transformers_model.cache_clear()
+    try:
+        yield answer
+    finally:
+        _transformers_model.cache_clear()
 
 
 @cache

@@ -32,9 +32,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     plan.add_argument("--head", help="exit head to count with; default: one decoder layer")
     plan.add_argument("--profile", type=Path, help="of `vllm-ppsd profile`; default: by weights")
     plan.add_argument(
-        "--acceptance",
-        type=Path,
-        help="JSON object of acceptance rates by exit layer, or sweep.json of `vllm-ppsd sweep`",
+        "--acceptance", type=Path, help="JSON object of acceptance rates by exit layer"
     )
     plan.add_argument("--requests", type=int, default=1, help="that decode at once")
     plan.add_argument("--delay", type=float, default=0.0, help="of the link, ms each way")
@@ -83,21 +81,17 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _acceptance(path: Path | None) -> dict[int, float] | None:
-    """Read acceptance rates: ``{"18": 0.75}``, or what ``sweep`` notes of every exit."""
+    """Read acceptance rates: ``{"18": 0.75}``."""
     if path is None:
         return None
     try:
         values = json.loads(path.read_text())
-        rates = {
-            int(layer): float(value["acceptance"] if isinstance(value, dict) else value)
-            for layer, value in values.items()
-        }
+        rates = {int(layer): float(rate) for layer, rate in values.items()}
     except OSError as error:
         raise PPSDConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         raise PPSDConfigError(
-            f'{path} holds no acceptance rates: expected {{"EXIT_LAYER": RATE, …}} or the '
-            "sweep.json of `vllm-ppsd sweep`"
+            f'{path} holds no acceptance rates: expected {{"EXIT_LAYER": RATE, …}}'
         ) from None
     wrong = {layer: rate for layer, rate in rates.items() if not 0 <= rate <= 1}
     if wrong or not rates:

@@ -80,6 +80,7 @@ def choices(base: ExitHeadConfig, rates: Mapping[int, float]) -> Iterator[Choice
         for share, holds in HELD.items():
             config = base.model_copy(
                 update={
+                    "head_type": "transformer",
                     "num_layers": layers,
                     "start_layer": None,
                     "draft_vocab_size": max(1, round(vocabulary * share)),
