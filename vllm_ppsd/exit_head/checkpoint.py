@@ -31,11 +31,6 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
     """
     hidden = config.target.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"norm.weight": (hidden,)}
-    if config.head_type == "mlp":
-        assert config.intermediate_size is not None
-        shapes["mlp.norm.weight"] = (hidden,)
-        shapes["mlp.up.weight"] = (config.intermediate_size, hidden)
-        shapes["mlp.down.weight"] = (hidden, config.intermediate_size)
     if config.start_layer is not None:
         shapes["input_map.weight"] = (hidden, hidden)
         shapes["input_map.bias"] = (hidden,)
@@ -85,13 +80,13 @@ class ExitHeadFolder:
             ExitHeadError: names the first field that differs.
         """
         folder = model_folder(model, revision)
-        found = read_model_config(folder)
+        model_config = read_model_config(folder)
         expected = self.config.target
         for field, value in (
-            ("architecture", (found.get("architectures") or [None])[0]),
-            ("num_hidden_layers", found.get("num_hidden_layers")),
-            ("hidden_size", found.get("hidden_size")),
-            ("vocab_size", found.get("vocab_size")),
+            ("architecture", (model_config.get("architectures") or [None])[0]),
+            ("num_hidden_layers", model_config.get("num_hidden_layers")),
+            ("hidden_size", model_config.get("hidden_size")),
+            ("vocab_size", model_config.get("vocab_size")),
         ):
             if value != getattr(expected, field):
                 raise ExitHeadError(

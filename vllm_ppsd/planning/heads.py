@@ -11,22 +11,18 @@ from vllm_ppsd.config.layout import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.planning.times import Profile
 
-GAINS = {("transformer", 1): 0.0, ("transformer", 2): 0.04, ("mlp", 0): -0.13}
-"""Acceptance of a head by type and layers, beside that of one decoder layer: the demo model's
+GAINS = {1: 0.0, 2: 0.04}
+"""Acceptance of a head by its decoder layers, beside that of one decoder layer: the demo model's
 at exit 20 after a short training (docs/heads.md)."""
 
 HELD = {1 / 6: 0.945, 1 / 4: 0.966, 1 / 3: 0.976, 1 / 2: 0.987, 1.0: 1.0}
 """Share of the target's text that the most frequent tokens hold, by their share of the
 vocabulary: a draft can be right nowhere else. The demo model's, docs/heads.md."""
 
-MLP_WIDTH = 2
-"""Width of the ``mlp`` head that ``vllm-ppsd train`` makes, in hidden sizes."""
-
 ASSUMPTION = (
     "another head takes as long as its weights are large beside the measured one's; what it would "
     "accept beside the one whose rates are given: two layers "
-    f"{GAINS['transformer', 2]:+.2f}, an mlp {GAINS['mlp', 0]:+.2f}, and the share of the text "
-    "that its draft vocabulary holds (the demo model's)"
+    f"{GAINS[2]:+.2f}, and the share of the text that its draft vocabulary holds (the demo model's)"
 )
 
 
@@ -72,7 +68,7 @@ class Choice:
 
 
 def choices(base: ExitHeadConfig, rates: Mapping[int, float]) -> Iterator[Choice]:
-    """Yield the heads of every type, size and draft vocabulary that are looked at.
+    """Yield the heads of every size and draft vocabulary that are looked at.
 
     Args:
         base: the head that ``rates`` belong to, of one decoder layer.
@@ -80,14 +76,13 @@ def choices(base: ExitHeadConfig, rates: Mapping[int, float]) -> Iterator[Choice
     """
     vocabulary = base.target.vocab_size
     held = _held((base.draft_vocab_size or vocabulary) / vocabulary)
-    for (head_type, layers), gain in GAINS.items():
+    for layers, gain in GAINS.items():
         for share, holds in HELD.items():
             config = base.model_copy(
                 update={
-                    "head_type": head_type,
+                    "head_type": "transformer",
                     "num_layers": layers,
                     "start_layer": None,
-                    "intermediate_size": None if layers else MLP_WIDTH * base.target.hidden_size,
                     "draft_vocab_size": max(1, round(vocabulary * share)),
                 }
             )

@@ -79,7 +79,7 @@ class EarlyExitProposer:
             positions: int64 [tokens].
             states: [tokens, hidden] behind the exit layer.
         """
-        self._head.observe(positions, states, residual=None)
+        self._head.write_entries(positions, states, residual=None)
 
     def warm_up(self, num_tokens: int) -> None:
         """Compile what a draft runs."""

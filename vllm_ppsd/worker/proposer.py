@@ -148,7 +148,7 @@ class ProposerStage(SkippingStage):
             return [NO_DRAFT] * len(rows)
         states = output["hidden_states"], output["residual"]
         if not rows:
-            self._head.observe(positions, *states, self._deeper)
+            self._head.write_entries(positions, *states, self._deeper)
             return []
         assert self._sampled is not None
         drafts, _, logits = self._head(positions, *states, self._sampled[rows], self._deeper)
