@@ -6,7 +6,7 @@ generate`` and ``cache`` make them, for every exit layer among the variants). A 
 was stopped goes on where it was.
 
 Multi-depth variants read the ends of the later stages of the pipeline that
-``--deeper-layers`` describes; each is judged with these states in time, and one tick late.
+``--deeper-layers`` describes.
 Variants *further on* have layers that start from the target's layers behind ``--start-layer``.
 
     python -m benchmarks.ablation MODEL --recipe recipe.yaml --prompts FOLDER
@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from vllm_ppsd.bench.origin import deliver, footer, origin
-from vllm_ppsd.training.distill import fit
+from vllm_ppsd.training.distill import distill
 from vllm_ppsd.training.evaluate import OVERALL, evaluate
 from vllm_ppsd.training.recipe import Recipe, read_recipe
 
+CPU = torch.device("cpu")
 BASE = "base"
-LATE = ", one tick late"
 MULTI_DEPTH = "multi-depth"
 """In the name, and a key of the change, of variants that read deeper states."""
 
@@ -37,8 +37,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "cross-entropy instead of KL": {"optimisation": {"kl_weight": 0.0, "ce_weight": 1.0}},
     "KL and cross-entropy": {"optimisation": {"ce_weight": 0.5}},
-    "EMA 0.99": {"optimisation": {"ema": 0.99}},
-    "weight decay 0.1": {"optimisation": {"weight_decay": 0.1}},
     "learning rate 2e-3": {"optimisation": {"learning_rate": 2e-3}},
     "learning rate 5e-4": {"optimisation": {"learning_rate": 5e-4}},
     "no output map": {"output_map": False},
@@ -55,7 +53,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         FURTHER_ON: True,
         "layers": 3,
     },
-    "mlp head": {"head": "mlp"},
     "draft vocabulary 8,192": {"draft_vocab_size": 8192},
     "draft vocabulary 16,384": {"draft_vocab_size": 16384},
     "a quarter of the steps": {"share": 0.25},
@@ -80,7 +77,8 @@ def main() -> None:
         output = _head(arguments, name)
         if not output.is_dir():
             recipe = variant(base, VARIANTS[name], arguments)
-            fit(recipe, arguments.work, output, torch.device("cpu"), 2, _command(arguments))
+            command = _command(arguments)
+            distill(recipe, arguments.work, output, CPU, 2, command, cached=True)
     report = {"rows": _judge(arguments)} | origin(_command(arguments))
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
 
@@ -119,22 +117,11 @@ def render(rows: list[dict[str, Any]]) -> str:
 def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     heads = {_head(arguments, name): name for name in VARIANTS}
     names = {path.name: name for path, name in heads.items()}
-    there = [path for path in heads if path.is_dir()]
-    reading = [path for path in there if MULTI_DEPTH in heads[path]]
-    judged = [("", 0, there)] + ([(LATE, 1, reading)] if reading else [])
+    made = [path for path in heads if path.is_dir()]
     rows: dict[str, dict[str, Any]] = {}
-    for suffix, delay, paths in judged:
-        for one in evaluate(
-            paths,
-            arguments.model,
-            arguments.prompts,
-            arguments.eval_work,
-            torch.device("cpu"),
-            256,
-            delay,
-        ):
-            name = names[one.head] + suffix
-            rows.setdefault(name, {"name": name})[one.prompts] = one.found.acceptance
+    for one in evaluate(made, arguments.model, arguments.prompts, arguments.eval_work, CPU, 256):
+        name = names[one.head]
+        rows.setdefault(name, {"name": name})[one.prompts] = one.result.acceptance
     return list(rows.values())
 
 

@@ -13,10 +13,10 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.cli.main import main
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.training.acceptance import validate
 from vllm_ppsd.training.build import trained
 from vllm_ppsd.training.dataset import StateSet
-from vllm_ppsd.training.documents import read_documents
-from vllm_ppsd.training.validation import validate
+from vllm_ppsd.training.generate import read_documents
 
 pytestmark = pytest.mark.e2e
 

@@ -12,14 +12,13 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config, init_head
-from vllm_ppsd.training.attention import packed_attention
 from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
+from vllm_ppsd.training.packing import packed_attention
 
 LENGTH = 24
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 HEADS: dict[str, dict[str, Any]] = {
     "lens": {"head_type": "lens", "output_map": True},
-    "mlp": {"head_type": "mlp", "output_map": True},
     "transformer": {"head_type": "transformer", "num_layers": 2, "output_map": True},
     "further on": {
         "head_type": "transformer",
@@ -89,7 +88,6 @@ def served_logits(
     # Only the transformer head has layers of the target's own class.
     [
         ("llama", "lens"),
-        ("llama", "mlp"),
         ("llama", "further on"),
         *((family, "transformer") for family in FAMILIES),
     ],
@@ -114,7 +112,7 @@ def test_a_trained_head_is_served_as_it_was_trained(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lens", "mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["lens", "transformer"])
 def test_a_served_head_is_trained_on_as_it_was_served(
     kind: str, tmp_path: Path, vllm_process: None
 ):

@@ -38,14 +38,14 @@ def read_prompts(paths: Iterable[str | Path]) -> list[Prompt]:
     """
     prompts: dict[str, Prompt] = {}
     for path in _files(paths):
-        found = [
+        in_file = [
             _prompt(path, number, line)
             for number, line in enumerate(_lines(path), start=1)
             if line.strip()
         ]
-        if not found:
+        if not in_file:
             raise TrainingError(f"{path} holds no prompts: write one JSON object a line")
-        for prompt in found:
+        for prompt in in_file:
             prompts.setdefault(prompt.text, prompt)
     return list(prompts.values())
 
