@@ -1,4 +1,4 @@
-"""What moves the acceptance of an exit head: one recipe, one change at a time.
+"""What moves the acceptance of an exit head: a recipe's first round, one change at a time.
 
 Every variant is fitted to the same cached states for the same share of an epoch and
 judged by ``vllm-ppsd eval``'s figures. Text and states must be there (``vllm-ppsd
@@ -70,9 +70,9 @@ def main() -> None:
     names = arguments.only or [n for n in VARIANTS if arguments.start_layer or FURTHER_ON not in n]
     if arguments.start_layer is None and any(FURTHER_ON in name for name in names):
         parser.error(f"variants {FURTHER_ON} need --start-layer")
-    base = read_recipe(arguments.recipe).model_copy(
-        update={"model": arguments.model, "exit_layer": arguments.exit_layer}
-    )
+    base = read_recipe(arguments.recipe).each_round()[0]
+    place = {"model": arguments.model, "exit_layer": arguments.exit_layer, "deeper_layers": ()}
+    base = base.model_copy(update=place)
     for name in names:
         output = _head(arguments, name)
         if not output.is_dir():

@@ -99,8 +99,8 @@ def draw_curves(log: Path, picture: Path) -> None:
         left.plot(*zip(*trained, strict=True), color="C0", label="training")
         left.plot(at, [v["loss"] for _, v in held_out], "o-", color="C1", label="held out")
         right.plot(at, [v["acceptance"] for _, v in held_out], "o-", color="C0")
-    left.set_ylabel("loss (of each round's own making)" if len(steps) > 1 else "loss")
-    left.legend(*zip(*list(zip(*left.get_legend_handles_labels(), strict=True))[:2], strict=True))
+    left.set_ylabel("loss (each round's own)" if len(steps) > 1 else "loss")
+    left.legend(*(part[:2] for part in left.get_legend_handles_labels()))
     right.set_ylabel("acceptance rate, held out")
     for axes in (left, right):
         axes.set_xlabel("step")
