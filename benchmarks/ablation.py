@@ -78,7 +78,7 @@ def main() -> None:
         if not output.is_dir():
             recipe = variant(base, VARIANTS[name], arguments)
             command = _command(arguments)
-            distill(recipe, arguments.work, output, CPU, 2, command, cached=True)
+            distill(recipe, arguments.work, output, CPU, command, cached=True)
     report = {"rows": _judge(arguments)} | origin(_command(arguments))
     deliver(report, f"{render(report['rows'])}\n\n{footer(report)}", arguments.json)
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from support.tiny import make_tiny_model
 
-from vllm_ppsd.training.checks import check_output, check_recipe, required_layers
+from vllm_ppsd.training.checks import check_recipe, required_layers
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 
 
 def test_what_cannot_succeed_is_refused_first(tmp_path: Path):
     model = str(make_tiny_model(tmp_path / "tiny"))
-    output = tmp_path / "head"
     with pytest.raises(TrainingError, match="exit layer 6 is out of range"):
         check_recipe(Recipe(model=model, exit_layer=6))
     with pytest.raises(TrainingError, match="no prompt file"):
@@ -23,9 +22,6 @@ def test_what_cannot_succeed_is_refused_first(tmp_path: Path):
     prompts.write_text("".join(f'{{"prompt": "t{i}"}}\n' for i in range(128)))
     with pytest.raises(TrainingError, match="128 validation documents leave none of 128"):
         check_recipe(Recipe(model=model, exit_layer=3, data=(str(prompts),)))
-    output.mkdir()
-    with pytest.raises(TrainingError, match="exists already"):
-        check_output(output)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def new_run(model: str, states: StateSet, folder: Path, **changes: object) -> Fi
     config = head_config(describe_target(Path(model)), exit_layer=3, head_type="transformer")
     head, vocabulary = untrained(model, config, None)
     settings = SETTINGS.model_copy(update=changes)
-    return Fit(head, states, vocabulary, settings, folder, Accelerator(cpu=True), 2)
+    return Fit(head, states, vocabulary, settings, folder, Accelerator(cpu=True))
 
 
 def losses(folder: Path) -> list[float]:

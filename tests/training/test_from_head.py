@@ -48,7 +48,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def fit(recipe: Recipe, work: Path, output: Path, command: str) -> Validation:
-    return distill(recipe, work, output, DEVICE, 2, command, cached=True)
+    return distill(recipe, work, output, DEVICE, command, cached=True)
 
 
 def first_validation(head: Path) -> float:

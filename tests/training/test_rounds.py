@@ -41,7 +41,7 @@ class Steps:
         monkeypatch.setattr(module, "_cache", lambda *_: self.taken.append("cache"))
         monkeypatch.setattr(module, "_fit", self.fit)
 
-    def fit(self, one: RoundRun, _: Accelerator, stages: int, command: str) -> None:
+    def fit(self, one: RoundRun, _: Accelerator, command: str) -> None:
         number = int(one.folder.name.removeprefix("round-"))
         self.taken.append(f"fit {number}")
         self.starts.append(one.recipe.from_head)
@@ -80,7 +80,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def run(recipe: Recipe, tmp_path: Path, name: str = "head", command: str = "one") -> Path:
     output = tmp_path / name
-    distill(recipe, tmp_path / "work", output, torch.device("cpu"), 2, command)
+    distill(recipe, tmp_path / "work", output, torch.device("cpu"), command)
     return output
 
 
@@ -89,6 +89,8 @@ def test_each_round_goes_on_from_the_one_before(recipe: Recipe, steps: Steps, tm
     assert steps.taken == [step for n in (1, 2, 3) for step in ("generate", "cache", f"fit {n}")]
     runs = tmp_path / "work" / "runs" / "head"
     assert steps.starts == [None, str(runs / "round-1/head"), str(runs / "round-2/head")]
+    with pytest.raises(TrainingError, match="exists already"):
+        run(recipe, tmp_path)
     last = ExitHeadFolder.open(runs / "round-3" / "head")
     assert ExitHeadFolder.open(head).digest() == last.digest()
 

@@ -155,7 +155,6 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.work,
         arguments.output,
         _device(arguments),
-        arguments.stages,
         shlex.join(["vllm-ppsd", *sys.argv[1:]]),
         cached=arguments.cached,
     )

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 from vllm_ppsd.exit_head.errors import ExitHeadError
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder, read_model_config
+from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 from vllm_ppsd.wording import problems
 
 CONFIG_FILE = "config.json"
@@ -79,25 +79,14 @@ class ExitHeadFolder:
         Raises:
             ExitHeadError: names the first field that differs.
         """
-        folder = model_folder(model, revision)
-        model_config = read_model_config(folder)
-        expected = self.config.target
-        for field, value in (
-            ("architecture", (model_config.get("architectures") or [None])[0]),
-            ("num_hidden_layers", model_config.get("num_hidden_layers")),
-            ("hidden_size", model_config.get("hidden_size")),
-            ("vocab_size", model_config.get("vocab_size")),
-        ):
-            if value != getattr(expected, field):
+        actual = describe_target(model_folder(model, revision))
+        for field in Target.model_fields:
+            made_for, value = getattr(self.config.target, field), getattr(actual, field)
+            if made_for != value:
                 raise ExitHeadError(
                     f"the exit head {self.path} was made for another model: target.{field} "
-                    f"is {getattr(expected, field)!r}, but {model} has {value!r}"
+                    f"is {made_for!r}, but {model} has {value!r}"
                 )
-        if fingerprint(folder) != expected.fingerprint:
-            raise ExitHeadError(
-                f"the exit head {self.path} was made for another model: target.fingerprint "
-                f"differs from that of {model} (same shape, other weights)"
-            )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Read all tensors."""

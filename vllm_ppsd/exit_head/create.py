@@ -11,28 +11,9 @@ from safetensors import safe_open
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.config import ExitHeadConfig, HeadType, Target
 from vllm_ppsd.exit_head.errors import ExitHeadError
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder, read_model_config
+from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 
 FINAL_NORM = "model.norm.weight"
-
-
-def describe_target(folder: Path) -> Target:
-    """Return the ``target`` entry of a head made for the model in ``folder``.
-
-    Raises:
-        ExitHeadError: its config is missing or incomplete, or there are no weights.
-    """
-    config = read_model_config(folder)
-    try:
-        return Target(
-            architecture=config["architectures"][0],
-            num_hidden_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            vocab_size=config["vocab_size"],
-            fingerprint=fingerprint(folder),
-        )
-    except KeyError as error:
-        raise ExitHeadError(f"{folder / 'config.json'} has no {error.args[0]}") from None
 
 
 def init_head(

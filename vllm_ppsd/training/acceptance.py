@@ -10,7 +10,8 @@ import torch
 from vllm_ppsd.sampling.noise import choose, exponential_noise, state
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, Weights, distillation_loss
+from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, distillation_loss
+from vllm_ppsd.training.recipe import Optimisation
 
 BUCKETS: dict[str, tuple[int, int | None]] = {
     "0 to 15": (0, 16),
@@ -50,9 +51,9 @@ def validate(
     head: TrainableHead,
     batches: Iterable[Batch],
     vocabulary: DraftVocabulary,
-    weights: Weights = DIVERGENCE,
+    weights: Optimisation = DIVERGENCE,
 ) -> Validation:
-    """Return the head's acceptance over ``batches``."""
+    """Return the head's acceptance over ``batches``, and its loss by ``weights``."""
     was_training = head.training
     head.eval()
     hits: list[torch.Tensor] = []

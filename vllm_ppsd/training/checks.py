@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import ValidationError
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.create import describe_target, head_config
-from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.exit_head.create import head_config
+from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 from vllm_ppsd.training.dataset import cached_layers
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.prompts import read_prompts
@@ -77,16 +75,6 @@ def check_recipe(recipe: Recipe) -> None:
                 f"{held_out} validation documents leave none of {documents} answers to train on; "
                 "lower validation_documents or use more prompts"
             )
-
-
-def check_output(output: Path) -> None:
-    """Refuse to overwrite.
-
-    Raises:
-        TrainingError: ``output`` exists.
-    """
-    if output.exists():
-        raise TrainingError(f"{output} exists already; remove it or name another folder")
 
 
 def _check_starting_head(recipe: Recipe, asked: ExitHeadConfig) -> None:

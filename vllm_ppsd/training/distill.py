@@ -16,8 +16,9 @@ from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.training.acceptance import Validation
 from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
-from vllm_ppsd.training.checks import check_output, check_recipe, recipe_head, required_layers
+from vllm_ppsd.training.checks import check_recipe, recipe_head, required_layers
 from vllm_ppsd.training.dataset import Place, StateSet
+from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import Fit
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.head import TrainableHead
@@ -39,7 +40,6 @@ def distill(
     work: Path,
     output: Path,
     device: torch.device,
-    stages: int,
     command: str,
     *,
     cached: bool = False,
@@ -50,7 +50,6 @@ def distill(
 
     Args:
         work: folder for text, states and checkpoints.
-        stages: pipeline stages that the expected speedup is shown for.
         command: how the run was started, for the record.
         cached: text and states are there, so that only the fit is left.
 
@@ -62,7 +61,8 @@ def distill(
             folder or the disk; before any long work where it can be known.
         ExitHeadError: the head to go on from is broken, or made for another model.
     """
-    check_output(output)
+    if output.exists():
+        raise TrainingError(f"{output} exists already; remove it or name another folder")
     check_recipe(recipe)
     rounds = rounds_of(recipe, work, output.name)
     dtype = compute_dtype(device, rounds[0].recipe.optimisation.precision)
@@ -79,7 +79,7 @@ def distill(
         if not cached:
             generate(one.recipe, one.work, device)
             _cache(one, device)
-        _fit(one, accelerator, stages, command)
+        _fit(one, accelerator, command)
         accelerator.wait_for_everyone()
         accelerator.free_memory()
     if accelerator.is_main_process:
@@ -111,7 +111,7 @@ def _cache(one: RoundRun, device: torch.device) -> None:
     cache_states(recipe.model, recipe.cache, layers, one.work, device, recipe.shards)
 
 
-def _fit(one: RoundRun, accelerator: Accelerator, stages: int, command: str) -> None:
+def _fit(one: RoundRun, accelerator: Accelerator, command: str) -> None:
     """Fit a round's head to the cached states, and write it with its origin."""
     recipe, settings = one.recipe, one.recipe.optimisation
     torch.manual_seed(settings.seed)
@@ -128,7 +128,7 @@ def _fit(one: RoundRun, accelerator: Accelerator, stages: int, command: str) -> 
     head.to(accelerator.device)
     if not recipe.from_head:
         _fit_maps(one, head, states, documents, accelerator.device)
-    validation = Fit(head, states, vocabulary, settings, one.folder, accelerator, stages).run()
+    validation = Fit(head, states, vocabulary, settings, one.folder, accelerator).run()
     if accelerator.is_main_process:
         origin = json.dumps(round_origin(recipe, states, asdict(validation), command), indent=2)
         write_whole(one.folder / ORIGIN, lambda path: path.write_text(origin))

@@ -73,13 +73,8 @@ def evaluate(
     folders = [ExitHeadFolder.open(path) for path in heads]
     for folder in folders:
         folder.check_target(model)
-    exits = sorted(
-        {
-            layer
-            for folder in folders
-            for layer in cached_layers(folder.config.exit_layer, folder.config.deeper_layers)
-        }
-    )
+    configs = [folder.config for folder in folders]
+    exits = sorted(set().union(*(cached_layers(c.exit_layer, c.deeper_layers) for c in configs)))
     recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device, temperature)
     generate(recipe, work, device)
     cache_states(model, Cache(), exits, work, device)

@@ -16,12 +16,11 @@ from accelerate import Accelerator
 
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.progress import Bar, progress
-from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.acceptance import Validation, validate
 from vllm_ppsd.training.dataset import Batch, StateSet
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DraftVocabulary, Weights, distillation_loss
+from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation
 
@@ -68,7 +67,6 @@ class Fit:
         settings: the recipe's optimisation.
         folder: for checkpoints and the log.
         accelerator: decides device, precision and processes.
-        stages: pipeline stages that the expected speedup is shown for.
     """
 
     def __init__(
@@ -79,17 +77,10 @@ class Fit:
         settings: Optimisation,
         folder: Path,
         accelerator: Accelerator,
-        stages: int,
     ) -> None:
         self._states, self._vocabulary, self._settings = states, vocabulary, settings
-        self._folder, self._accelerator, self._stages = folder, accelerator, stages
+        self._folder, self._accelerator = folder, accelerator
         self._training, self._held_out = states.split(settings.validation_documents, settings.seed)
-        self._weights = Weights(
-            settings.kl_weight,
-            settings.ce_weight,
-            settings.coupled_weight,
-            settings.coupled_temperatures,
-        )
         self._steps = self._count_steps()
         optimiser = torch.optim.AdamW(
             _groups(head, settings.learning_rate), lr=settings.learning_rate, betas=(0.9, 0.95)
@@ -132,7 +123,7 @@ class Fit:
     def _step(self, batch: Batch) -> None:
         with self._accelerator.autocast():
             logits = self._head(batch.states, batch.lengths, batch.rows, batch.deeper)
-        loss = distillation_loss(logits, batch, self._vocabulary, self._weights)
+        loss = distillation_loss(logits, batch, self._vocabulary, self._settings)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self._at.step}; lower the learning rate"
@@ -186,7 +177,7 @@ class Fit:
             self._states.batch(places).to(device)
             for places in pack(self._held_out, self._settings.batch_tokens)
         )
-        return validate(self._bare, batches, self._vocabulary, self._weights)
+        return validate(self._bare, batches, self._vocabulary, self._settings)
 
     def _validate(self) -> None:
         """Validate, log, and keep the weights if they are the best so far."""
@@ -203,9 +194,7 @@ class Fit:
         bar.to(
             at.step,
             self._steps,
-            f"loss {sum(at.loss) / len(at.loss):.3f} · acceptance {at.best:.3f} "
-            f"(speedup at {self._stages} stages "
-            f"{ideal_speedup(self._stages, at.best):.2f}) · "
+            f"loss {sum(at.loss) / len(at.loss):.3f} · acceptance {at.best:.3f} · "
             f"{at.tokens / max(at.seconds, 1e-9):.0f} tokens/s",
         )
 

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,25 +195,20 @@ def engine(recipe: Recipe, longest: int, device: torch.device) -> Iterator[Any]:
 
 
 @dataclass
-class Answered:
+class Shard:
     """A shard's documents.
 
     Attributes:
         index: the shard's number.
         documents: prompts with their answers, in the order asked.
         left_out: prompts that were too long to be asked.
+        unanswered: documents whose answer has not ended.
     """
 
     index: int
     documents: list[Document]
     left_out: int
-
-
-@dataclass
-class _Asked:
-    prompts: list[tuple[Prompt, float, list[int]]]
-    left_out: int
-    answers: dict[int, list[int]] = field(default_factory=dict)
+    unanswered: int
 
 
 def answer(
@@ -222,7 +217,7 @@ def answer(
     max_num_seqs: int,
     max_tokens: int,
     longest: int,
-) -> Iterator[Answered]:
+) -> Iterator[Shard]:
     """Yield each shard when its last answer has ended.
 
     The next shard's prompts are asked as soon as a place in the batch is free, so the
@@ -237,7 +232,7 @@ def answer(
         longest: tokens in a prompt at most; longer ones are left out.
     """
     waiting = list(jobs)
-    asked: dict[int, _Asked] = {}
+    asked: dict[int, Shard] = {}
     while waiting or asked:
         while waiting and llm.llm_engine.get_num_unfinished_requests() < max_num_seqs:
             index = waiting.pop(0)
@@ -246,36 +241,35 @@ def answer(
         steps = llm.llm_engine.step() if llm.llm_engine.has_unfinished_requests() else []
         for output in steps:
             index, row = map(int, output.request_id.split(":"))
-            asked[index].answers[row] = list(output.outputs[0].token_ids)
-        for index in [i for i, shard in asked.items() if len(shard.answers) == len(shard.prompts)]:
-            shard = asked.pop(index)
-            documents = [
-                Document(tokens, shard.answers[row], temperature, prompt.source)
-                for row, (prompt, temperature, tokens) in enumerate(shard.prompts)
-            ]
-            yield Answered(index, documents, shard.left_out)
+            asked[index].documents[row].output.extend(output.outputs[0].token_ids)
+            asked[index].unanswered -= 1
+        for index in [index for index, shard in asked.items() if not shard.unanswered]:
+            yield asked.pop(index)
 
 
 def _ask(
     llm: Any, index: int, jobs: Sequence[tuple[Prompt, float]], max_tokens: int, longest: int
-) -> _Asked:
+) -> Shard:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     tokenizer = llm.get_tokenizer()
-    every = [(prompt, temp, chat_tokens(tokenizer, prompt.text)) for prompt, temp in jobs]
-    kept = [job for job in every if len(job[2]) <= longest]
-    inputs = llm.renderer.render_cmpl([{"prompt_token_ids": tokens} for *_, tokens in kept])
-    for row, (_, temperature, _) in enumerate(kept):
+    documents = [
+        Document(tokens, [], temperature, prompt.source)
+        for prompt, temperature in jobs
+        if len(tokens := chat_tokens(tokenizer, prompt.text)) <= longest
+    ]
+    inputs = llm.renderer.render_cmpl([{"prompt_token_ids": d.prompt} for d in documents])
+    for row, document in enumerate(documents):
         llm.llm_engine.add_request(
             f"{index}:{row}",
             inputs[row],
             # No seed per request: on CPU, vLLM cannot cut a seeded prompt in chunks.
             SamplingParams(
-                temperature=temperature,
+                temperature=document.temperature,
                 max_tokens=max_tokens,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             ),
         )
-    return _Asked(kept, len(every) - len(kept))
+    return Shard(index, documents, len(jobs) - len(documents), unanswered=len(documents))

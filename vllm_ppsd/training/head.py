@@ -19,18 +19,6 @@ from vllm_ppsd.exit_head.deeper import rms_normalize
 from vllm_ppsd.training.packing import PACKED, positions
 
 
-class RMSNorm(nn.Module):
-    """``x / rms(x) * weight``, in float32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self._eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.rms_norm(x.float(), x.shape[-1:], self.weight, self._eps)
-
-
 def projected(projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
     """Return the sum of the later stages' projected states, [tokens, hidden] in float32.
 
@@ -76,7 +64,7 @@ class TrainableHead(nn.Module):
         self.input_map: nn.Linear | None = None
         if config.start_layer is not None:
             self.input_map = nn.Linear(hidden, hidden)
-        self.norm = RMSNorm(hidden, model_config.rms_norm_eps)
+        self.norm = nn.RMSNorm(hidden, model_config.rms_norm_eps)
         self.map = nn.Linear(hidden, hidden) if config.output_map else None
         self.deeper_in, self.deeper_out = (
             nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in config.deeper_layers)
@@ -123,7 +111,7 @@ class TrainableHead(nn.Module):
                 )
                 packed = output[0] if isinstance(output, tuple) else output
             hidden = packed[0]
-        features: torch.Tensor = self.norm(hidden[rows])
+        features: torch.Tensor = self.norm(hidden[rows].float())
         return features
 
     def forward(

@@ -107,8 +107,8 @@ def _shard(
         lengths = [d.length for d in batch]
         tokens = torch.tensor([t for d in batch for t in d.prompt + d.output], device=device)
         rows = rows_of(batch).to(device)
-        output = target.run(tokens, lengths, exits)
-        final = output.final[rows]
+        states, final = target.run(tokens, lengths, exits)
+        final = final[rows]
         logprobs = torch.log_softmax((final @ target.lm_head.T).float(), dim=-1)
         top = logprobs.topk(settings.top_k)
         kinds = {
@@ -122,7 +122,7 @@ def _shard(
                 "top_logprobs": top.values.half(),
             }
         }
-        kinds |= {exit_name(e): {"states": state.bfloat16()} for e, state in output.exits.items()}
+        kinds |= {exit_name(e): {"states": state.bfloat16()} for e, state in states.items()}
         for name, tensors in kinds.items():
             parts.setdefault(name, []).append({key: t.cpu() for key, t in tensors.items()})
         offset += len(tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from vllm_ppsd.exit_head.fingerprint import model_folder
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.packing import PACKED, positions
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one pass of the target over packed documents yields.
-
-    Attributes:
-        exits: exit layer to the state behind it, [tokens, hidden].
-        final: the LM head's input (behind the final norm), [tokens, hidden].
-    """
-
-    exits: dict[int, torch.Tensor]
-    final: torch.Tensor
 
 
 class Target:
@@ -57,13 +43,19 @@ class Target:
         return weight
 
     @torch.inference_mode()
-    def run(self, tokens: torch.Tensor, lengths: Sequence[int], exits: Sequence[int]) -> Pass:
+    def run(
+        self, tokens: torch.Tensor, lengths: Sequence[int], exits: Sequence[int]
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """Run over packed documents.
 
         Args:
             tokens: int64 [tokens], the documents one behind the other.
             lengths: tokens per document.
             exits: exit layers whose states are wanted.
+
+        Returns:
+            The states behind each exit layer, and the LM head's input (behind the final norm),
+            all [tokens, hidden].
         """
         states: dict[int, torch.Tensor] = {}
         with self._keep_states(exits, states):
@@ -73,7 +65,7 @@ class Target:
                 use_cache=False,
                 packed_lengths=tuple(lengths),
             )
-        return Pass(states, output.last_hidden_state[0])
+        return states, output.last_hidden_state[0]
 
     @contextmanager
     def _keep_states(self, exits: Sequence[int], states: dict[int, torch.Tensor]) -> Iterator[None]:
