@@ -19,8 +19,8 @@ def test_each_field_is_read_and_repeats_are_dropped(tmp_path: Path):
         {"prompt": "one"},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_prompts([tmp_path])
-    assert [(p.text, p.source) for p in found] == [("one", "a"), ("two", "a"), ("three", "a")]
+    prompts = read_prompts([tmp_path])
+    assert [(p.text, p.source) for p in prompts] == [("one", "a"), ("two", "a"), ("three", "a")]
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path: Path):

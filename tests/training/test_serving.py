@@ -79,8 +79,8 @@ def served_logits(
             layer.self_attn.attn = PlainAttention(4, 2)
         with torch.inference_mode(), set_forward_context(None, config):
             rows = torch.arange(LENGTH)
-            found = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
-            return found.clone()
+            logits = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
+            return logits.clone()
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_trained_head_is_served_as_it_was_trained(
     states = torch.randn(LENGTH, 128)
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH))
-    found = served_logits(tmp_path / "head", model, states)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    logits = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["lens", "transformer"])
@@ -123,8 +123,8 @@ def test_a_served_head_is_trained_on_as_it_was_served(
     states = torch.randn(LENGTH, 128)
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH))
-    found = served_logits(tmp_path / "head", model, states)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    logits = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("start", [{}, {"start_layer": 5}])
@@ -146,5 +146,5 @@ def test_a_multi_depth_head_is_served_as_it_was_trained(
         deeper.zero_()
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH), deeper)
-    found = served_logits(tmp_path / "head", model, states, deeper if there else None)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    logits = served_logits(tmp_path / "head", model, states, deeper if there else None)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

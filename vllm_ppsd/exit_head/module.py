@@ -41,7 +41,7 @@ COMPILE_TAG = "ppsd_exit_head"
 class ExitHead(nn.Module):
     """Drafts the next token from the hidden state behind the exit layer.
 
-    vLLM compiles it as it compiles the target, unless it was told not to compile.
+    vLLM compiles it as it compiles the target, unless compilation is off.
 
     Args:
         vllm_config: the target's vLLM config.
@@ -105,7 +105,7 @@ class ExitHead(nn.Module):
             residual: [tokens, hidden] or None; the exit's state is the sum of both.
             rows: int64 [rows], the tokens to draft behind.
             deeper: [tokens, later stages, hidden], what a multi-depth head reads besides:
-                zero where there is nothing, None on one device, where there never is.
+                zero where there is nothing; None on one device.
 
         Returns:
             int64 [rows], ids in the target's vocabulary; float32 [rows]; float32 [rows,
