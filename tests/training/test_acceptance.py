@@ -1,4 +1,4 @@
-"""Acceptance of drafts: of sampled text from known distributions, and by position."""
+"""Acceptance of drafts of sampled text, from known distributions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vllm_ppsd.training.acceptance import Sampled, judge_sampled, validate
+from vllm_ppsd.training.acceptance import Sampled, judge_sampled
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.loss import DraftVocabulary
 
@@ -69,12 +69,3 @@ def test_tokens_outside_the_draft_vocabulary_are_misses():
     assert 0.5 < result.acceptance <= 0.7 + 0.025
     assert result.overlap == pytest.approx(0.7)
     assert result.argmax == pytest.approx(0.5)
-
-
-def test_acceptance_by_position_tells_empty_buckets_apart():
-    rows = torch.tensor([0, 5, 20, 200])
-    top = torch.tensor([[0], [1], [0], [0]])
-    batch = Batch(torch.zeros(201, 1), (201,), rows, rows, top[:, 0], top, torch.zeros(4, 1))
-    result = validate(Head(P), [batch], DraftVocabulary(None, 3))  # type: ignore[arg-type]
-    assert result.acceptance == 0.75
-    assert result.by_position == (0.5, 1.0, None, 1.0)

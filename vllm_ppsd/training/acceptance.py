@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +12,6 @@ from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, distillation_loss
 from vllm_ppsd.training.recipe import Optimisation
-
-BUCKETS: dict[str, tuple[int, int | None]] = {
-    "0 to 15": (0, 16),
-    "16 to 63": (16, 64),
-    "64 to 127": (64, 128),
-    "128 on": (128, None),
-}
-"""Answer positions, from and to before, by what tables call them."""
 
 ROWS = 256
 """Rows that noise is made for at once: it is of the vocabulary's size."""
@@ -34,15 +26,12 @@ class Validation:
         agreement: share of rows whose draft is the target's argmax; equal to
             ``acceptance`` on greedy text.
         loss: mean distillation loss.
-        by_position: acceptance per bucket of answer positions (see ``BUCKETS``), None
-            where a bucket is empty.
         rows: how many drafts were judged.
     """
 
     acceptance: float
     agreement: float
     loss: float
-    by_position: tuple[float | None, ...]
     rows: int
 
 
@@ -56,32 +45,17 @@ def validate(
     """Return the head's acceptance over ``batches``, and its loss by ``weights``."""
     was_training = head.training
     head.eval()
-    hits: list[torch.Tensor] = []
-    agreements: list[torch.Tensor] = []
-    offsets: list[torch.Tensor] = []
+    hits = agreements = rows = 0
     loss = 0.0
     for batch in batches:
         logits = head(batch.states, batch.lengths, batch.rows, batch.deeper)
         drafts = vocabulary.tokens(logits.argmax(dim=-1))
-        hits.append((drafts == batch.next).cpu())
-        agreements.append((drafts == batch.top_ids[:, 0]).cpu())
-        offsets.append(batch.offsets.cpu())
+        hits += int((drafts == batch.next).sum())
+        agreements += int((drafts == batch.top_ids[:, 0]).sum())
         loss += distillation_loss(logits, batch, vocabulary, weights).item() * len(batch.rows)
+        rows += len(batch.rows)
     head.train(was_training)
-    hit, offset = torch.cat(hits).float(), torch.cat(offsets)
-    return Validation(
-        acceptance=hit.mean().item(),
-        agreement=torch.cat(agreements).float().mean().item(),
-        loss=loss / len(hit),
-        by_position=tuple(_by_bucket(hit, offset)),
-        rows=len(hit),
-    )
-
-
-def _by_bucket(hit: torch.Tensor, offset: torch.Tensor) -> Iterator[float | None]:
-    for first, end in BUCKETS.values():
-        inside = offset >= first if end is None else (offset >= first) & (offset < end)
-        yield hit[inside].mean().item() if inside.any() else None
+    return Validation(hits / rows, agreements / rows, loss / rows, rows)
 
 
 @dataclass(frozen=True)

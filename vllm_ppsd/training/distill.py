@@ -87,8 +87,7 @@ def distill(
         beside = write_record(recipe, rounds, rounds[-1].folder.parent)
         save(output, head.config, head.tensors(), beside)
     accelerator.end_training()
-    values = rounds[-1].origin["validation"]
-    return Validation(**values | {"by_position": tuple(values["by_position"])})
+    return Validation(**rounds[-1].origin["validation"])
 
 
 def write_texts(recipe: Recipe, work: Path, device: torch.device) -> None:

@@ -13,7 +13,6 @@ from rich.table import Table
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.speedup import ideal_speedup
 from vllm_ppsd.training.acceptance import (
-    BUCKETS,
     Sampled,
     Validation,
     judge_sampled,
@@ -29,6 +28,15 @@ from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import compute_dtype
 
 OVERALL = "overall"
+
+BUCKETS: dict[str, tuple[int, int | None]] = {
+    "0 to 15": (0, 16),
+    "16 to 63": (16, 64),
+    "64 to 127": (64, 128),
+    "128 on": (128, None),
+}
+"""Answer positions, from and to before, by what tables call them."""
+
 BATCH_TOKENS = 4096
 
 

@@ -15,7 +15,6 @@ import yaml
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.speedup import ideal_speedup
-from vllm_ppsd.training.acceptance import BUCKETS
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.fit import LOG
 from vllm_ppsd.training.recipe import Recipe
@@ -124,10 +123,6 @@ def write_card(
     last, validation = rounds[-1], rounds[-1]["validation"]
     acceptance = validation["acceptance"]
     vocabulary = config.draft_vocab_size or config.target.vocab_size
-    positions = "\n".join(
-        f"| {name} | {'' if share is None else f'{share:.3f}'} |"
-        for name, share in zip(BUCKETS, validation["by_position"], strict=True)
-    )
     layers = f" with {config.num_layers} decoder layer(s)" if config.num_layers else ""
     if config.start_layer is not None:
         layers += f" that started from the target's behind layer {config.start_layer}"
@@ -142,10 +137,6 @@ Acceptance on {validation["rows"]} held-out tokens: **{acceptance:.3f}** (share 
 the next token of the target's own text, greedy and sampled as trained); agreement with the
 target's argmax {validation["agreement"]:.3f}; expected speedup {ideal_speedup(2, acceptance):.2f}
 over a plain pipeline of 2 equal stages.
-
-| answer position | acceptance |
-| --- | --- |
-{positions}
 
 Trained by self-distillation in {len(rounds)} round(s), in the last on {last["answer_tokens"]}
 tokens that the target wrote in {last["documents"]} answers. Recipe: `recipe.yaml`; commands,

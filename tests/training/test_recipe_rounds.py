@@ -24,7 +24,6 @@ VALIDATION = {
     "acceptance": 0.5,
     "agreement": 0.5,
     "loss": 1.0,
-    "by_position": [0.5, None, None, None],
     "rows": 4,
 }
 
