@@ -1,4 +1,4 @@
-"""What moves the acceptance of an exit head: one recipe, one change at a time.
+"""What moves the acceptance of an exit head: a recipe's first round, one change at a time.
 
 Every variant is fitted to the same cached states for the same share of an epoch and
 judged by ``vllm-ppsd eval``'s figures. Text and states must be there (``vllm-ppsd
@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from vllm_ppsd.tools.report import markdown_table, origin, portable_command, write_report
-from vllm_ppsd.training.distill import fit
+from vllm_ppsd.training.distill import distill
 from vllm_ppsd.training.evaluate import OVERALL, evaluate
 from vllm_ppsd.training.recipe import Recipe, read_recipe
 
+CPU = torch.device("cpu")
 BASE = "base"
 MULTI_DEPTH = "multi-depth"
 """In the name, and a key of the change, of variants that read deeper states."""
@@ -69,15 +70,15 @@ def main() -> None:
     names = arguments.only or [n for n in VARIANTS if arguments.start_layer or FURTHER_ON not in n]
     if arguments.start_layer is None and any(FURTHER_ON in name for name in names):
         parser.error(f"variants {FURTHER_ON} need --start-layer")
-    base = read_recipe(arguments.recipe).model_copy(
-        update={"model": arguments.model, "exit_layer": arguments.exit_layer}
-    )
+    base = read_recipe(arguments.recipe).each_round()[0]
+    place = {"model": arguments.model, "exit_layer": arguments.exit_layer, "deeper_layers": ()}
+    base = base.model_copy(update=place)
     command = portable_command("python -m benchmarks.ablation", arguments.model)
     for name in names:
         output = _head(arguments, name)
         if not output.is_dir():
             recipe = variant(base, VARIANTS[name], arguments)
-            fit(recipe, arguments.work, output, torch.device("cpu"), 2, command)
+            distill(recipe, arguments.work, output, CPU, command, cached=True)
     report = {"rows": _judge(arguments)} | origin(command)
     write_report(report, render(report["rows"]), arguments.json)
 
@@ -106,32 +107,28 @@ def render(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table; the last column is the gain over the base."""
     base = next(row[OVERALL] for row in rows if row["name"] == BASE)
     sets = [name for name in rows[0] if name != "name"]
-    lines = [
-        [row["name"], *(f"{row[name]:.3f}" for name in sets), f"{row[OVERALL] - base:+.3f}"]
-        for row in rows
-    ]
-    return markdown_table(["variant", *sets, "gain"], lines)
+    return markdown_table(
+        ["variant", *sets, "gain"],
+        [
+            [row["name"], *(f"{row[name]:.3f}" for name in sets), f"{row[OVERALL] - base:+.3f}"]
+            for row in rows
+        ],
+    )
 
 
 def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    folders = {_head(arguments, name): name for name in VARIANTS}
-    names = {path.name: name for path, name in folders.items()}
+    heads = {_head(arguments, name): name for name in VARIANTS}
+    names = {path.name: name for path, name in heads.items()}
+    made = [path for path in heads if path.is_dir()]
     rows: dict[str, dict[str, Any]] = {}
-    for one in evaluate(
-        [path for path in folders if path.is_dir()],
-        arguments.model,
-        arguments.prompts,
-        arguments.eval_work,
-        torch.device("cpu"),
-        256,
-    ):
-        row = rows.setdefault(one.head, {"name": names[one.head]})
-        row[one.prompts] = one.found.acceptance
+    for one in evaluate(made, arguments.model, arguments.prompts, arguments.eval_work, CPU, 256):
+        name = names[one.head]
+        rows.setdefault(name, {"name": name})[one.prompts] = one.result.acceptance
     return list(rows.values())
 
 
 def _head(arguments: argparse.Namespace, name: str) -> Path:
-    """Return a variant's folder; its name, which the run takes too, names the pipeline."""
+    """Return a variant's folder; its name, which the run takes too, tells the pipelines apart."""
     stages = "-".join(map(str, (arguments.exit_layer, *arguments.deeper_layers)))
     name = name.replace(FURTHER_ON, f"from {arguments.start_layer}")
     return Path(arguments.output) / f"{stages}-{name.replace(' ', '-').replace(',', '')}"

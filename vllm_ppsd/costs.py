@@ -47,8 +47,6 @@ class ModelShape:
             weights += self.hidden_size**2
         if head.output_map:
             weights += self.hidden_size**2
-        if head.intermediate_size is not None:
-            weights += 2 * self.hidden_size * head.intermediate_size
         return head.num_layers + weights / self.layer_weights
 
     def draft_cost(self, head: ExitHeadConfig) -> float:

@@ -52,15 +52,6 @@ def test_a_device_that_is_not_there_is_refused(
     assert "PyTorch sees no CUDA device" in message
 
 
-def test_an_exit_list_that_is_none_is_refused(tiny_llama: Path, capsys: pytest.CaptureFixture[str]):
-    assert "no comma-separated list" in refused(
-        capsys, "sweep", str(tiny_llama), "--exit-layers", "3,x"
-    )
-    assert "exit layer 8 is out of range" in refused(
-        capsys, "sweep", str(tiny_llama), "--exit-layers", "3,8"
-    )
-
-
 def test_states_without_text_are_refused(
     tiny_llama: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

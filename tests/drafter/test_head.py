@@ -31,7 +31,7 @@ class Head:
         logits = torch.tensor([0.0, 0.5, 1.0, -1.0]).expand(len(rows), -1)
         return torch.full((len(rows),), 8), logits.softmax(-1).amax(-1), logits
 
-    def observe(self, positions: Any, hidden: Any, residual: Any, deeper: Any) -> None:
+    def write_entries(self, positions: Any, hidden: Any, residual: Any, deeper: Any) -> None:
         self.kept += len(positions)
 
 

@@ -1,4 +1,4 @@
-"""An mlp head on Qwen2 with an untied LM head; test_training serves a transformer on Qwen3."""
+"""A lens head on Qwen2 with an untied LM head; test_training serves a transformer on Qwen3."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 150))]
 
 def test_output_is_bit_identical(tmp_path: Path):
     model = make_tiny_model(tmp_path / "qwen2", "qwen2", tied=False)
-    init_head(str(model), model / "ppsd", exit_layer=4, head_type="mlp", intermediate_size=96)
+    init_head(str(model), model / "ppsd", exit_layer=4)
     sampling = e.params(48)
     with e.engine(model, ppsd=e.PLAIN) as plain:
         expected = [e.generate(plain, prompt, sampling) for prompt in PROMPTS]

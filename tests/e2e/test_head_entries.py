@@ -22,7 +22,7 @@ def test_entries_are_those_of_the_whole_layers(
     model = make_tiny_model(tmp_path / family, family)
     init_head(str(model), model / "ppsd", exit_layer=3, head_type="transformer", num_layers=2)
     lean = entries(model)
-    monkeypatch.setattr(module, "ONE_DEVICE", ())
+    monkeypatch.setattr(module, "ENTRIES_ALONE", ())
     whole = entries(model)
     assert len(lean) == 2
     for ours, theirs in zip(lean, whole, strict=True):

@@ -13,10 +13,10 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.cli.main import main
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.training.acceptance import validate
 from vllm_ppsd.training.build import trained
 from vllm_ppsd.training.dataset import StateSet
-from vllm_ppsd.training.documents import read_documents
-from vllm_ppsd.training.validation import validate
+from vllm_ppsd.training.generate import read_documents
 
 pytestmark = pytest.mark.e2e
 
@@ -50,11 +50,12 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
                     "enforce_eager": True,
                 },
                 "optimisation": {
-                    "epochs": 8,
+                    "epochs": 6,
                     "batch_tokens": 256,
                     "validation_documents": 8,
                     "validate_every": 10,
                 },
+                "rounds": [{}, {"optimisation": {"epochs": 2, "ce_weight": 0.3}}],
             }
         )
     )
@@ -67,7 +68,9 @@ def test_a_trained_head_is_served_with_the_acceptance_it_was_measured_at(
     assert {"README.md", "recipe.yaml", "origin.json", "log.jsonl", "curves.png"} <= names
     assert len(list((work / "text").glob("*.jsonl"))) == 2
     log = [json.loads(line) for line in (head / "log.jsonl").read_text().splitlines()]
-    losses = [line["validation"]["loss"] for line in log if "validation" in line]
+    assert {line["round"] for line in log} == {1, 2}
+    first = [line for line in log if line["round"] == 1]
+    losses = [line["validation"]["loss"] for line in first if "validation" in line]
     assert losses[-1] < losses[0]
     folder = ExitHeadFolder.open(head)
     folder.check_target(str(model))

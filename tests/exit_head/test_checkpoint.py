@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
-from vllm_ppsd.exit_head.create import init_head
+from vllm_ppsd.exit_head.create import describe_target, head_config, init_head, initial_tensors
 from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.fingerprint import fingerprint
 
@@ -19,7 +19,10 @@ from vllm_ppsd.exit_head.fingerprint import fingerprint
 @pytest.fixture
 def head(tiny_llama: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "head"
-    init_head(str(tiny_llama), folder, exit_layer=3, head_type="mlp", intermediate_size=32)
+    config = head_config(
+        describe_target(tiny_llama), exit_layer=3, head_type="lens", output_map=True
+    )
+    save(folder, config, initial_tensors(str(tiny_llama), config))
     return folder
 
 
@@ -35,14 +38,9 @@ def refused(head: Path, match: str) -> None:
 
 def test_a_head_comes_back_as_it_was_written(head: Path, tiny_llama: Path):
     opened = ExitHeadFolder.open(head)
-    assert opened.config.head_type == "mlp"
+    assert opened.config.head_type == "lens"
     assert opened.config.target.fingerprint == fingerprint(tiny_llama)
-    assert set(opened.tensors()) == {
-        "norm.weight",
-        "mlp.norm.weight",
-        "mlp.up.weight",
-        "mlp.down.weight",
-    }
+    assert set(opened.tensors()) == {"norm.weight", "map.weight", "map.bias"}
     opened.check_target(str(tiny_llama))
 
 
@@ -61,15 +59,15 @@ def test_truncated_weights_are_refused(head: Path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"head_kind": "mlp"}, "head_kind"),
+        ({"head_kind": "lens"}, "head_kind"),
         ({"start_layer": 5}, "only the transformer head has layers"),
         ({"format_version": 2}, "format_version"),
-        ({"head_type": "lens"}, "intermediate_size"),
+        ({"head_type": "mlp"}, "mlp heads are no longer supported"),
+        ({"intermediate_size": 32}, "mlp heads are no longer supported"),
         ({"head_type": "transformer"}, "num_layers"),
-        ({"exit_layer": 6}, "exit_layer 6 is not before the last"),
+        ({"exit_layer": 6}, "exit layer 6 is out of range: the target has 6 layers"),
         ({"draft_vocab_size": 9999}, "draft_vocab_size 9999 exceeds"),
         ({"draft_vocab_size": 16}, "misses the tensor draft_token_ids"),
-        ({"intermediate_size": 48}, r"mlp.up.weight has shape \(32, 128\), expected \(48, 128\)"),
     ],
 )
 def test_a_wrong_field_is_named(head: Path, changes: dict, match: str):
@@ -77,14 +75,25 @@ def test_a_wrong_field_is_named(head: Path, changes: dict, match: str):
     refused(head, match)
 
 
+def test_a_head_of_0_1_loads(head: Path):
+    edit(head, intermediate_size=None)
+    assert ExitHeadFolder.open(head).config.output_map
+
+
+def test_a_tensor_of_another_shape_is_named(head: Path):
+    file = head / "model.safetensors"
+    save_file(load_file(file) | {"map.weight": torch.zeros(48, 128)}, file)
+    refused(head, r"map.weight has shape \(48, 128\), expected \(128, 128\)")
+
+
 def test_a_missing_or_unknown_tensor_is_named(head: Path):
     file = head / "model.safetensors"
     tensors = load_file(file)
     save_file(tensors | {"extra.weight": torch.zeros(1)}, file)
     refused(head, "unknown tensor extra.weight")
-    del tensors["mlp.norm.weight"]
+    del tensors["map.bias"]
     save_file(tensors, file)
-    refused(head, "misses the tensor mlp.norm.weight")
+    refused(head, "misses the tensor map.bias")
 
 
 def test_a_transformer_head_needs_its_layers(tiny_llama: Path, tmp_path: Path):

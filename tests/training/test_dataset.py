@@ -1,4 +1,4 @@
-"""Cached states as packed batches."""
+"""Cached states as packed batches, and which states a multi-depth head reads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 from support.states import write_states
 
-from vllm_ppsd.training.dataset import StateSet
+from vllm_ppsd.training.dataset import StateSet, cached_layers, diagonal
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.packing import pack
 
 DOCUMENTS = [(3, 5), (2, 2), (7, 1), (1, 6), (4, 4)]
+PROMPT_END, LENGTH = 2, 9
 
 
 @pytest.fixture
@@ -80,3 +81,28 @@ def test_missing_states_are_named(tmp_path: Path):
     write_states(tmp_path, DOCUMENTS, exit_layer=2, lm_head=torch.randn(6, 8))
     with pytest.raises(TrainingError, match="states of layer 3 are not cached"):
         StateSet(tmp_path, 3)
+
+
+def depth(number: int) -> torch.Tensor:
+    """States that say whose they are: 100 · depth + token, from the prompt's last token on."""
+    tokens = torch.arange(PROMPT_END, LENGTH - 1)
+    return (100 * number + tokens).float()[:, None]
+
+
+def test_the_last_stage_needs_no_cache_of_its_own():
+    assert cached_layers(8, [15, 22, 30]) == [8, 15, 22]
+    assert cached_layers(18, []) == [18]
+
+
+def test_each_stage_is_one_token_behind_the_one_before():
+    deeper = diagonal([depth(2), depth(3), depth(4)], LENGTH, PROMPT_END).squeeze(-1)
+    for token in range(LENGTH):
+        expected = [
+            100 * (place + 2) + token - place - 1 if token - place - 1 >= PROMPT_END else 0
+            for place in range(3)
+        ]
+        assert deeper[token].tolist() == expected
+
+
+def test_a_short_document_reads_nothing():
+    assert not diagonal([depth(2)[:1]], PROMPT_END + 1, PROMPT_END).any()

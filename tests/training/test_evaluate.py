@@ -12,11 +12,10 @@ from support.tiny import make_tiny_model
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.tools.prompts import read_prompts
-from vllm_ppsd.training.documents import Document, write_documents
+from vllm_ppsd.training.acceptance import Sampled
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.evaluate import OVERALL, evaluate, evaluation_recipe, print_evaluations
-from vllm_ppsd.training.generate import text_settings
-from vllm_ppsd.training.sampled import Sampled
+from vllm_ppsd.training.generate import Document, text_settings, write_documents
 from vllm_ppsd.training.shards import Shards
 
 CPU = torch.device("cpu")
@@ -54,7 +53,7 @@ def test_every_head_is_judged_on_every_set(
     init_head(str(model), heads[0], exit_layer=3)
     init_head(str(model), heads[1], exit_layer=5, head_type="transformer")
     rows = evaluate(heads, str(model), [prompts], tmp_path / "work", CPU, 12)
-    assert [(row.head, row.exit_layer, row.prompts, row.found.rows) for row in rows] == [
+    assert [(row.head, row.exit_layer, row.prompts, row.result.rows) for row in rows] == [
         ("lens", 3, "one", 36),
         ("lens", 3, "two", 60),
         ("lens", 3, OVERALL, 96),
@@ -62,7 +61,7 @@ def test_every_head_is_judged_on_every_set(
         ("deep", 5, "two", 60),
         ("deep", 5, OVERALL, 96),
     ]
-    one, two, overall = (row.found for row in rows[3:])
+    one, two, overall = (row.result for row in rows[3:])
     assert overall.agreement == pytest.approx((36 * one.agreement + 60 * two.agreement) / 96)
     assert overall.agreement > 0
     print_evaluations(rows, 2)
@@ -75,7 +74,7 @@ def test_the_positions_make_up_the_whole(model: Path, tmp_path: Path):
     rows = evaluate(
         [tmp_path / "deep"], str(model), [prompts], tmp_path / "work", CPU, 20, by_position=True
     )
-    whole, *parts = (row.found for row in rows if row.prompts == OVERALL)
+    whole, *parts = (row.result for row in rows if row.prompts == OVERALL)
     assert [row.positions for row in rows[-3:]] == [None, "0 to 15", "16 to 63"]
     assert [part.rows for part in parts] == [8 * 16, 8 * 4]
     hits = sum(part.acceptance * part.rows for part in parts)
@@ -90,12 +89,12 @@ def test_sampled_text_is_judged_by_what_would_be_drawn(
     init_head(str(model), tmp_path / "lens", exit_layer=3)
     heads = [tmp_path / "lens"]
     rows = evaluate(heads, str(model), [prompts], tmp_path / "work", CPU, 12, temperature=0.8)
-    assert [(row.prompts, row.found.rows) for row in rows] == [
+    assert [(row.prompts, row.result.rows) for row in rows] == [
         ("one", 36),
         ("two", 60),
         (OVERALL, 96),
     ]
-    assert all(isinstance(row.found, Sampled) for row in rows)
+    assert all(isinstance(row.result, Sampled) for row in rows)
     print_evaluations(rows, 2, 0.8)
     assert "argmax" in capsys.readouterr().out
     with pytest.raises(TrainingError, match="negative"):

@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import make_tiny_model
-from transformers import AutoTokenizer
 
 from vllm_ppsd.tools.prompts import Prompt
-from vllm_ppsd.training.answers import answer
-from vllm_ppsd.training.documents import read_documents
 from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.training.generate import generate
+from vllm_ppsd.training.generate import answer, generate
 from vllm_ppsd.training.recipe import Generation, Recipe
 
 
@@ -64,9 +61,9 @@ def prompts(*texts: str) -> list[tuple[Prompt, float]]:
 
 def test_every_shard_gets_its_own_answers_in_the_order_asked():
     jobs = {3: prompts("ab", "cd"), 5: prompts("ef"), 6: prompts("gh", "ij", "kl")}
-    found = {shard.index: shard for shard in answer(llm(), jobs, 4, 8, 8)}
-    assert sorted(found) == [3, 5, 6]
-    for index, shard in found.items():
+    shards = {shard.index: shard for shard in answer(llm(), jobs, 4, 8, 8)}
+    assert sorted(shards) == [3, 5, 6]
+    for index, shard in shards.items():
         asked = [[ord(c) for c in prompt.text] for prompt, _ in jobs[index]]
         assert [d.prompt for d in shard.documents] == asked
         assert [d.output for d in shard.documents] == [tokens[::-1] for tokens in asked]
@@ -95,21 +92,3 @@ def test_answers_longer_than_the_model_sees_are_refused(tmp_path: Path, field: s
     recipe = Recipe(model=str(model), exit_layer=1, generation=Generation(max_tokens=16))
     with pytest.raises(TrainingError, match=named):
         generate(recipe, tmp_path / "work", torch.device("cpu"))
-
-
-def test_plain_text_needs_no_engine(tiny_llama: Path, tmp_path: Path):
-    text = tmp_path / "plain.txt"
-    text.write_text(" ".join(f"t{i}" for i in range(5, 27)))
-    recipe = Recipe(
-        model=str(tiny_llama),
-        exit_layer=3,
-        text=(str(text),),
-        generation=Generation(max_tokens=8),
-    )
-    generate(recipe, tmp_path / "work", torch.device("cpu"))
-    (shard,) = (tmp_path / "work" / "text").glob("*.jsonl")
-    documents = list(read_documents(shard))
-    tokens = [token for d in documents for token in d.prompt + d.output]
-    assert tokens == AutoTokenizer.from_pretrained(tiny_llama).encode(text.read_text())
-    assert {d.length for d in documents[:-1]} == {8}
-    assert {d.source for d in documents} == {"plain"}

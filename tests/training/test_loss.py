@@ -10,12 +10,12 @@ from vllm_ppsd.training.loss import (
     DIVERGENCE,
     OUTSIDE,
     DraftVocabulary,
-    Weights,
     distillation_loss,
     most_frequent,
 )
+from vllm_ppsd.training.recipe import Optimisation
 
-CE = Weights(0, 1)
+CE = Optimisation(kl_weight=0, ce_weight=1)
 
 
 def batch_of(top_ids: list[list[int]], p: list[list[float]]) -> Batch:
@@ -61,13 +61,13 @@ def test_a_token_that_cannot_be_drafted_adds_nothing():
     batch = batch_of([[2, 0, 1]], [[0.7, 0.2, 0.1]])
     logits = torch.zeros(1, 2)
     expected = -(0.2 + 0.1) * torch.tensor(0.5).log()
-    both = distillation_loss(logits, batch, vocabulary, Weights(1, 1))
+    both = distillation_loss(logits, batch, vocabulary, Optimisation(kl_weight=1, ce_weight=1))
     assert both == pytest.approx(float(expected))
 
 
 def missed(q: list[float], vocabulary: DraftVocabulary, *temperatures: float) -> float:
     batch = batch_of([[2, 0, 1]], [[0.7, 0.2, 0.1]])
-    weights = Weights(0, 0, coupled=1, coupled_temperatures=temperatures)
+    weights = Optimisation(kl_weight=0, coupled_weight=1, coupled_temperatures=temperatures)
     return float(distillation_loss(torch.tensor([q]).log(), batch, vocabulary, weights))
 
 
@@ -78,7 +78,7 @@ def test_coupled_drafts_are_missed_as_often_as_the_same_noise_chooses_otherwise(
     log_p, log_q = target.log_softmax(dim=0), head.log_softmax(dim=0)
     order = log_p.argsort(descending=True)
     batch = batch_of([order.tolist()], [log_p[order].exp().tolist()])
-    weights = Weights(0, 0, coupled=1, coupled_temperatures=(temperature,))
+    weights = Optimisation(kl_weight=0, coupled_weight=1, coupled_temperatures=(temperature,))
     reckoned = distillation_loss(log_q[None], batch, DraftVocabulary(None, 50), weights)
     noise = torch.empty(100_000, 50).exponential_(generator=generator)
     chosen = [(log / temperature).exp().div(noise).argmax(dim=1) for log in (log_p, log_q)]
@@ -111,7 +111,7 @@ def test_the_rate_of_coupled_drafts_can_be_learned():
     everything = DraftVocabulary(None, 3)
     batch = batch_of([[2, 0, 1]], [[0.7, 0.2, 0.1]])
     logits = torch.tensor([[0.0, 0.5, -0.5]], requires_grad=True)
-    weights = Weights(0, 0, coupled=1, coupled_temperatures=(1.0, 0.3))
+    weights = Optimisation(kl_weight=0, coupled_weight=1, coupled_temperatures=(1.0, 0.3))
     optimiser = torch.optim.Adam([logits], lr=0.05)
     for _ in range(200):
         optimiser.zero_grad()

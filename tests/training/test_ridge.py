@@ -10,12 +10,12 @@ from support.states import write_states
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import describe_target, head_config
-from vllm_ppsd.exit_head.deeper import even
+from vllm_ppsd.exit_head.deeper import rms_normalize
+from vllm_ppsd.training.acceptance import validate
 from vllm_ppsd.training.build import read_lm_head, untrained
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.ridge import Ridge, fit_input_map, fit_output_map
-from vllm_ppsd.training.validation import validate
 
 
 @pytest.fixture
@@ -81,14 +81,14 @@ def test_the_input_map_carries_the_states_to_where_the_layers_start(
     turn, other = (torch.randn(128, 128) / 128**0.5 for _ in range(2))
     goal = batch.states.float() + batch.states.float() @ turn + 0.5
     if batch.deeper is not None:
-        goal = goal + even(batch.deeper[:, 0].float()) @ other
+        goal = goal + rms_normalize(batch.deeper[:, 0].float()) @ other
     huge = goal.clone()
     huge[7] += 1e4
     fit_input_map(head, [(batch, huge)])
     assert head.input_map is not None
     with torch.no_grad():
-        found = batch.states.float() + head.input_map(batch.states.float())
+        mapped = batch.states.float() + head.input_map(batch.states.float())
         if batch.deeper is not None:
-            found = found + head.deeper_in[0](even(batch.deeper[:, 0].float()))
-    error = (found - goal).square().mean() / goal.square().mean()
+            mapped = mapped + head.deeper_in[0](rms_normalize(batch.deeper[:, 0].float()))
+    error = (mapped - goal).square().mean() / goal.square().mean()
     assert error < 0.01

@@ -12,14 +12,13 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config, init_head
-from vllm_ppsd.training.attention import packed_attention
 from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
+from vllm_ppsd.training.packing import packed_attention
 
 LENGTH = 24
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 HEADS: dict[str, dict[str, Any]] = {
     "lens": {"head_type": "lens", "output_map": True},
-    "mlp": {"head_type": "mlp", "output_map": True},
     "transformer": {"head_type": "transformer", "num_layers": 2, "output_map": True},
     "further on": {
         "head_type": "transformer",
@@ -80,8 +79,8 @@ def served_logits(
             layer.self_attn.attn = PlainAttention(4, 2)
         with torch.inference_mode(), set_forward_context(None, config):
             rows = torch.arange(LENGTH)
-            found = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
-            return found.clone()
+            logits = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
+            return logits.clone()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,6 @@ def served_logits(
     # Only the transformer head has layers of the target's own class.
     [
         ("llama", "lens"),
-        ("llama", "mlp"),
         ("llama", "further on"),
         *((family, "transformer") for family in FAMILIES),
     ],
@@ -110,11 +108,11 @@ def test_a_trained_head_is_served_as_it_was_trained(
     states = torch.randn(LENGTH, 128)
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH))
-    found = served_logits(tmp_path / "head", model, states)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    logits = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lens", "mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["lens", "transformer"])
 def test_a_served_head_is_trained_on_as_it_was_served(
     kind: str, tmp_path: Path, vllm_process: None
 ):
@@ -125,8 +123,8 @@ def test_a_served_head_is_trained_on_as_it_was_served(
     states = torch.randn(LENGTH, 128)
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH))
-    found = served_logits(tmp_path / "head", model, states)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    logits = served_logits(tmp_path / "head", model, states)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("start", [{}, {"start_layer": 5}])
@@ -148,5 +146,5 @@ def test_a_multi_depth_head_is_served_as_it_was_trained(
         deeper.zero_()
     with torch.no_grad():
         expected = head(states, [LENGTH], torch.arange(LENGTH), deeper)
-    found = served_logits(tmp_path / "head", model, states, deeper if there else None)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    logits = served_logits(tmp_path / "head", model, states, deeper if there else None)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

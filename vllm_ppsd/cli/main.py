@@ -54,7 +54,6 @@ def _init_head(arguments: argparse.Namespace) -> int:
         exit_layer=arguments.exit_layer,
         head_type=arguments.head,
         num_layers=arguments.layers,
-        intermediate_size=arguments.intermediate_size,
     )
     print(
         f"{arguments.output}: untrained {config.head_type} head for exit layer {config.exit_layer}"
@@ -92,9 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument(
         "--exit-layer", type=int, required=True, help="decoder layers before the exit"
     )
-    head.add_argument("--head", choices=("lens", "mlp", "transformer"), default="lens")
+    head.add_argument("--head", choices=("lens", "transformer"), default="lens")
     head.add_argument("--layers", type=int, default=1, help="layers of a transformer head")
-    head.add_argument("--intermediate-size", type=int, help="width of an mlp head")
     head.set_defaults(run=_init_head)
     planning.add_commands(commands)
     bench.add_command(commands)

@@ -51,7 +51,7 @@ class HeadDrafter:
         ]
 
     def write_entries(self, states: ExitStates) -> None:
-        self._head.observe(*states)
+        self._head.write_entries(*states)
 
     def warm_up(self, states: ExitStates) -> None:
         self._head.warm_up(*states)

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
 from vllm_ppsd.exit_head.errors import ExitHeadError
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder, read_model_config
+from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 from vllm_ppsd.wording import problems
 
 CONFIG_FILE = "config.json"
@@ -31,11 +31,6 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
     """
     hidden = config.target.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"norm.weight": (hidden,)}
-    if config.head_type == "mlp":
-        assert config.intermediate_size is not None
-        shapes["mlp.norm.weight"] = (hidden,)
-        shapes["mlp.up.weight"] = (config.intermediate_size, hidden)
-        shapes["mlp.down.weight"] = (hidden, config.intermediate_size)
     if config.start_layer is not None:
         shapes["input_map.weight"] = (hidden, hidden)
         shapes["input_map.bias"] = (hidden,)
@@ -84,25 +79,14 @@ class ExitHeadFolder:
         Raises:
             ExitHeadError: names the first field that differs.
         """
-        folder = model_folder(model, revision)
-        found = read_model_config(folder)
-        expected = self.config.target
-        for field, value in (
-            ("architecture", (found.get("architectures") or [None])[0]),
-            ("num_hidden_layers", found.get("num_hidden_layers")),
-            ("hidden_size", found.get("hidden_size")),
-            ("vocab_size", found.get("vocab_size")),
-        ):
-            if value != getattr(expected, field):
+        actual = describe_target(model_folder(model, revision))
+        for field in Target.model_fields:
+            made_for, value = getattr(self.config.target, field), getattr(actual, field)
+            if made_for != value:
                 raise ExitHeadError(
                     f"the exit head {self.path} was made for another model: target.{field} "
-                    f"is {getattr(expected, field)!r}, but {model} has {value!r}"
+                    f"is {made_for!r}, but {model} has {value!r}"
                 )
-        if fingerprint(folder) != expected.fingerprint:
-            raise ExitHeadError(
-                f"the exit head {self.path} was made for another model: target.fingerprint "
-                f"differs from that of {model} (same shape, other weights)"
-            )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Read all tensors."""

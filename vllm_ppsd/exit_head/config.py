@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-HeadType = Literal["lens", "mlp", "transformer"]
+HeadType = Literal["lens", "transformer"]
 
 
 class Target(BaseModel):
@@ -30,15 +30,13 @@ class ExitHeadConfig(BaseModel):
     """What an exit head is made of.
 
     Attributes:
-        head_type: ``lens`` (final norm and LM head on the exit's state), ``mlp``
-            (residual MLP before them) or ``transformer`` (decoder layers of the
-            target's own class before them).
+        head_type: ``lens`` (final norm and LM head on the exit's state) or
+            ``transformer`` (decoder layers of the target's own class before them).
         exit_layer: number of decoder layers before the exit.
         num_layers: decoder layers of a ``transformer`` head, else 0.
         start_layer: the decoder layers before the target's layer that a ``transformer``
             head's first one started from, where that is further on than the exit: an input
             map then carries the states there. None for the layer right behind the exit.
-        intermediate_size: width of an ``mlp`` head's hidden layer, else None.
         output_map: whether an affine map stands between the head's norm and the LM head.
         draft_vocab_size: number of tokens the head can draft, or None for all.
         deeper_layers: of a multi-depth head, the decoder layers before the end of each
@@ -56,7 +54,6 @@ class ExitHeadConfig(BaseModel):
     exit_layer: int = Field(ge=1)
     num_layers: int = Field(default=0, ge=0)
     start_layer: int | None = None
-    intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = False
     draft_vocab_size: int | None = Field(default=None, ge=1)
     deeper_layers: list[int] = []
@@ -80,12 +77,27 @@ class ExitHeadConfig(BaseModel):
         ends = [0, self.exit_layer, *self.deeper_layers]
         return [after - before for before, after in pairwise(ends)]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_mlp(cls, values: Any) -> Any:
+        """Refuse the ``mlp`` heads of 0.1; other heads of 0.1 carry their field as null."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if values.pop("intermediate_size", None) is not None or values.get("head_type") == "mlp":
+            raise ValueError(
+                "mlp heads are no longer supported (a decoder layer accepted 0.13 more); train a "
+                "transformer head"
+            )
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> ExitHeadConfig:
-        if self.exit_layer >= self.target.num_hidden_layers:
+        layers = self.target.num_hidden_layers
+        if self.exit_layer >= layers:
             raise ValueError(
-                f"exit_layer {self.exit_layer} is not before the last of the target's "
-                f"{self.target.num_hidden_layers} layers"
+                f"exit layer {self.exit_layer} is out of range: the target has {layers} layers, "
+                f"so it must lie between 1 and {layers - 1}"
             )
         if (self.head_type == "transformer") != (self.num_layers > 0):
             raise ValueError(
@@ -93,7 +105,7 @@ class ExitHeadConfig(BaseModel):
                 "exactly the transformer head has layers"
             )
         if self.start_layer is not None:
-            last = self.target.num_hidden_layers - self.num_layers
+            last = layers - self.num_layers
             if self.head_type != "transformer":
                 raise ValueError(
                     f"start_layer is {self.start_layer}, but the head_type is "
@@ -101,24 +113,20 @@ class ExitHeadConfig(BaseModel):
                 )
             if not self.exit_layer < self.start_layer <= last:
                 raise ValueError(
-                    f"start_layer {self.start_layer} does not lie behind the exit layer "
-                    f"{self.exit_layer} and before the target's last {self.num_layers} of "
-                    f"{self.target.num_hidden_layers} layers"
+                    f"start layer {self.start_layer} is out of range: behind exit layer "
+                    f"{self.exit_layer}, a head of {self.num_layers} layer(s) can start from "
+                    f"layers {self.exit_layer + 1} to {last}; leave it out to start right behind "
+                    "the exit"
                 )
-        if (self.head_type == "mlp") != (self.intermediate_size is not None):
-            raise ValueError(
-                f"intermediate_size is {self.intermediate_size}, but the head_type is "
-                f"{self.head_type!r}; exactly the mlp head has it"
-            )
         if self.draft_vocab_size is not None and self.draft_vocab_size > self.target.vocab_size:
             raise ValueError(
                 f"draft_vocab_size {self.draft_vocab_size} exceeds the target's "
                 f"vocabulary of {self.target.vocab_size}"
             )
         stages = self.stages
-        if stages and (min(stages) < 1 or self.deeper_layers[-1] != self.target.num_hidden_layers):
+        if stages and (min(stages) < 1 or self.deeper_layers[-1] != layers):
             raise ValueError(
-                f"deeper_layers {self.deeper_layers} do not rise from the exit layer "
-                f"{self.exit_layer} to the target's {self.target.num_hidden_layers} layers"
+                f"the deeper layers {', '.join(map(str, self.deeper_layers))} must rise from "
+                f"behind the exit layer {self.exit_layer} to {layers}, the target's layers"
             )
         return self

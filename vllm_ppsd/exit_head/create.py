@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,21 +11,9 @@ from safetensors import safe_open
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.config import ExitHeadConfig, HeadType, Target
 from vllm_ppsd.exit_head.errors import ExitHeadError
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder, read_model_config
+from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 
 FINAL_NORM = "model.norm.weight"
-
-
-def describe_target(folder: Path) -> Target:
-    """Return the ``target`` entry of a head made for the model in ``folder``."""
-    found = read_model_config(folder)
-    return Target(
-        architecture=found["architectures"][0],
-        num_hidden_layers=found["num_hidden_layers"],
-        hidden_size=found["hidden_size"],
-        vocab_size=found["vocab_size"],
-        fingerprint=fingerprint(folder),
-    )
 
 
 def init_head(
@@ -36,7 +23,6 @@ def init_head(
     exit_layer: int,
     head_type: HeadType = "lens",
     num_layers: int = 1,
-    intermediate_size: int | None = None,
     draft_token_ids: list[int] | None = None,
 ) -> ExitHeadConfig:
     """Write an untrained head, of ``initial_tensors``.
@@ -49,7 +35,6 @@ def init_head(
         exit_layer=exit_layer,
         head_type=head_type,
         num_layers=num_layers,
-        intermediate_size=intermediate_size,
         draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
     )
     tensors = initial_tensors(model, config)
@@ -66,20 +51,16 @@ def head_config(
     head_type: HeadType,
     num_layers: int = 1,
     start_layer: int | None = None,
-    intermediate_size: int | None = None,
     output_map: bool = False,
     draft_vocab_size: int | None = None,
     deeper_layers: Sequence[int] = (),
 ) -> ExitHeadConfig:
-    """Return the config of a head for ``target``; sizes that its type lacks are ignored."""
+    """Return the config of a head for ``target``; ``lens`` heads have no layers to number."""
     return ExitHeadConfig(
         head_type=head_type,
         exit_layer=exit_layer,
         num_layers=num_layers if head_type == "transformer" else 0,
         start_layer=start_layer,
-        intermediate_size=(
-            (intermediate_size or 2 * target.hidden_size) if head_type == "mlp" else None
-        ),
         output_map=output_map,
         draft_vocab_size=draft_vocab_size,
         deeper_layers=list(deeper_layers),
@@ -91,16 +72,15 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
     """Return the weights that an untrained head starts from.
 
     The final norm is the target's own, the output map the identity, what the input map
-    adds zero. An ``mlp`` head starts as the identity (its output projection is zero); a
-    ``transformer`` head from the target's layers behind ``first_layer``; a multi-depth
-    head from taking no notice of deeper states.
+    adds zero. A ``transformer`` head starts from the target's layers behind
+    ``first_layer``; the projections of deeper states are zero.
 
     Raises:
         ExitHeadError: the target holds no final norm.
     """
     folder = model_folder(model)
     hidden = config.target.hidden_size
-    norm = _read(folder, lambda name: name == FINAL_NORM)
+    norm = read_tensors(folder, FINAL_NORM)
     if FINAL_NORM not in norm:
         raise ExitHeadError(f"the target {folder} holds no tensor {FINAL_NORM}")
     tensors = {"norm.weight": norm[FINAL_NORM]}
@@ -111,22 +91,18 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
     if config.start_layer is not None:
         tensors["input_map.weight"] = torch.zeros(hidden, hidden, dtype=dtype)
         tensors["input_map.bias"] = torch.zeros(hidden, dtype=dtype)
-    if config.intermediate_size is not None:
-        generator = torch.Generator().manual_seed(0)
-        up = torch.randn(config.intermediate_size, hidden, generator=generator) / hidden**0.5
-        tensors["mlp.norm.weight"] = torch.ones(hidden, dtype=dtype)
-        tensors["mlp.up.weight"] = up.to(dtype)
-        tensors["mlp.down.weight"] = torch.zeros(hidden, config.intermediate_size, dtype=dtype)
-    tensors |= deaf_projections(config, dtype)
+    tensors |= zero_projections(config, dtype)
     for index in range(config.num_layers):
         number = min(config.first_layer + index, config.target.num_hidden_layers - 1)
         source = f"model.layers.{number}."
-        layer = _read(folder, partial(_startswith, source))
-        tensors |= {f"layers.{index}.{name[len(source) :]}": t for name, t in layer.items()}
+        tensors |= {
+            f"layers.{index}.{name.removeprefix(source)}": tensor
+            for name, tensor in read_tensors(folder, source).items()
+        }
     return tensors
 
 
-def deaf_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def zero_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Return a multi-depth head's projections of deeper states, all zero."""
     hidden = config.target.hidden_size
     return {
@@ -136,13 +112,10 @@ def deaf_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, to
     }
 
 
-def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+def read_tensors(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """Return a model folder's tensors whose names start with ``prefix``."""
+    tensors: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys() if wanted(name)}
-    return found
-
-
-def _startswith(prefix: str, name: str) -> bool:
-    return name.startswith(prefix)
+            tensors |= {n: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}
+    return tensors

@@ -1,4 +1,4 @@
-"""What a multi-depth head does with the states of later stages."""
+"""How a multi-depth head reads the states of later stages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 _EPSILON = 1e-6
 
 
-def even(state: torch.Tensor) -> torch.Tensor:
-    """Return states of mean square one, or zero where there is none.
+def rms_normalize(state: torch.Tensor) -> torch.Tensor:
+    """Return states divided by their root mean square; zero stays zero.
 
     The stages' states differ in size by orders of magnitude; the projection behind
     this has no bias, so that a state that is not there adds nothing.

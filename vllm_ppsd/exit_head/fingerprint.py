@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.exit_head.config import Target
 from vllm_ppsd.exit_head.errors import ExitHeadError
 
 SAMPLE_BYTES = 4096
@@ -66,6 +67,25 @@ def fingerprint(folder: Path) -> str:
     for name, entry, sample in sorted(s for file in files for s in _samples(file)):
         digest.update(name.encode() + entry.encode() + sample)
     return f"sha256:{digest.hexdigest()}"
+
+
+def describe_target(folder: Path) -> Target:
+    """Return the ``target`` entry of a head made for the model in ``folder``.
+
+    Raises:
+        ExitHeadError: its config is missing or incomplete, or there are no weights.
+    """
+    config = read_model_config(folder)
+    try:
+        return Target(
+            architecture=config["architectures"][0],
+            num_hidden_layers=config["num_hidden_layers"],
+            hidden_size=config["hidden_size"],
+            vocab_size=config["vocab_size"],
+            fingerprint=fingerprint(folder),
+        )
+    except KeyError as error:
+        raise ExitHeadError(f"{folder / 'config.json'} has no {error.args[0]}") from None
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,14 @@ from vllm.model_executor.layers.attention.attention import unified_kv_cache_upda
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.errors import ExitHeadError
 
+ENTRIES_ALONE = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+"""Targets whose layers' key/value entries ``write_layer_entries`` can write without attending."""
+
 
 def build_layer(
     layer_class: type[nn.Module], vllm_config: VllmConfig, config: ExitHeadConfig, index: int
@@ -51,14 +59,13 @@ def build_layer(
     return layer_class(**given)
 
 
-def write_entries(attention: Any, positions: torch.Tensor, hidden: torch.Tensor) -> None:
+def write_layer_entries(attention: Any, positions: torch.Tensor, hidden: torch.Tensor) -> None:
     """Write the key/value entries of one decoder layer, without attending.
 
-    As the attention of Llama, Mistral, Qwen2 and Qwen3 in vLLM does it; it is run whole
-    where its backend writes entries only while it attends.
+    The attention is run whole where its backend writes entries only while it attends.
 
     Args:
-        attention: the layer's ``self_attn``.
+        attention: the ``self_attn`` of a layer of a target of ``ENTRIES_ALONE``.
         positions: int64 [tokens].
         hidden: [tokens, hidden], normed.
     """

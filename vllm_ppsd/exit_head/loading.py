@@ -1,15 +1,20 @@
-"""Load an exit head's tensors into vLLM layers."""
+"""Load an exit head's tensors, and the LM head that it shares with the target, into vLLM layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from vllm.config import VllmConfig
+from vllm.distributed import tensor_model_parallel_all_gather
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.utils import process_weights_after_loading
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 
+from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.errors import ExitHeadError
 
 _QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
@@ -57,12 +62,43 @@ def load_tensors(
         raise ExitHeadError(f"the exit head misses tensors for {', '.join(missing)}")
 
 
-def load_lm_head_rows(vllm_config: VllmConfig) -> torch.Tensor:
-    """Return the target's untied LM head, [vocabulary, hidden], from its checkpoint.
+def load_lm_head(
+    config: ExitHeadConfig,
+    vllm_config: VllmConfig,
+    inner: Any,
+    draft_token_ids: torch.Tensor | None,
+) -> nn.Module:
+    """Return the target's LM head, shared if tied, else loaded, cut to the draft vocabulary.
+
+    Called on the device and in the dtype that it is to have.
+
+    Args:
+        inner: the target's decoder (``model.model``).
+        draft_token_ids: int64 [draft vocabulary], or None for the whole vocabulary.
 
     Raises:
-        ExitHeadError: the checkpoint holds none.
+        ExitHeadError: it is untied, and the target's checkpoint holds none.
     """
+    model_config = vllm_config.model_config
+    tied = bool(model_config.hf_text_config.tie_word_embeddings)
+    if tied and draft_token_ids is None:
+        embedding: nn.Module = inner.embed_tokens
+        return embedding
+    if tied:
+        embeddings = tensor_model_parallel_all_gather(inner.embed_tokens.weight, dim=0)
+        weight = embeddings[: config.target.vocab_size]
+    else:
+        weight = _untied_lm_head(vllm_config)
+    if draft_token_ids is not None:
+        weight = weight[draft_token_ids.to(weight.device)]
+    lm_head = ParallelLMHead(weight.shape[0], config.target.hidden_size)
+    lm_head.weight_loader(lm_head.weight, weight)
+    process_weights_after_loading(lm_head, model_config, lm_head.weight.device)
+    return lm_head
+
+
+def _untied_lm_head(vllm_config: VllmConfig) -> torch.Tensor:
+    """Return the LM head, [vocabulary, hidden], from the target's checkpoint."""
     model_config = vllm_config.model_config
     loader = get_model_loader(vllm_config.load_config)
     for name, tensor in loader.get_all_weights(model_config, nn.Module()):

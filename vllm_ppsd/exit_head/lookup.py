@@ -28,7 +28,7 @@ def find(
             a pipeline comes before one that reads the exit's state alone.
 
     Raises:
-        ExitHeadError: no head was found, or the one found is broken.
+        ExitHeadError: there is no head for the model, or it is broken.
     """
     if named not in (None, METHOD):
         return ExitHeadFolder.open(named)

@@ -10,47 +10,23 @@ from torch import nn
 from vllm.compilation.backends import set_model_tag
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.distributed import tensor_model_parallel_all_gather
 from vllm.logger import init_logger
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.utils import process_weights_after_loading
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from vllm_ppsd.config.support import ONE_DEVICE
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.deeper import even
-from vllm_ppsd.exit_head.layers import build_layer, write_entries
-from vllm_ppsd.exit_head.loading import load_lm_head_rows, load_tensors
+from vllm_ppsd.exit_head.deeper import rms_normalize
+from vllm_ppsd.exit_head.layers import ENTRIES_ALONE, build_layer, write_layer_entries
+from vllm_ppsd.exit_head.loading import load_lm_head, load_tensors
 
 logger = init_logger("vllm.plugins.ppsd")
 
 COMPILE_TAG = "ppsd_exit_head"
 """Names the head's compiled graph in vLLM's log and cache."""
-
-
-class ResidualMLP(nn.Module):
-    """``x + down(silu(up(norm(x))))``.
-
-    Args:
-        hidden_size: width of the hidden state.
-        intermediate_size: width of the hidden layer.
-        eps: epsilon of the norm.
-    """
-
-    def __init__(self, hidden_size: int, intermediate_size: int, eps: float) -> None:
-        super().__init__()
-        self.norm = RMSNorm(hidden_size, eps=eps)
-        self.up = ReplicatedLinear(hidden_size, intermediate_size, bias=False)
-        self.down = ReplicatedLinear(intermediate_size, hidden_size, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden, _ = self.up(self.norm(x))
-        out, _ = self.down(nn.functional.silu(hidden))
-        return x + out
 
 
 @support_torch_compile(
@@ -65,7 +41,7 @@ class ResidualMLP(nn.Module):
 class ExitHead(nn.Module):
     """Drafts the next token from the hidden state behind the exit layer.
 
-    vLLM compiles it as it compiles the target, unless it was told not to compile.
+    vLLM compiles it as it compiles the target, unless compilation is off.
 
     Args:
         vllm_config: the target's vLLM config.
@@ -92,11 +68,6 @@ class ExitHead(nn.Module):
         self.input_map: ReplicatedLinear | None = None
         if config.start_layer is not None:
             self.input_map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
-        self.mlp: ResidualMLP | None = None
-        if config.intermediate_size is not None:
-            self.mlp = ResidualMLP(
-                config.target.hidden_size, config.intermediate_size, text_config.rms_norm_eps
-            )
         self.norm = RMSNorm(config.target.hidden_size, eps=text_config.rms_norm_eps)
         self.map: ReplicatedLinear | None = None
         if config.output_map:
@@ -134,7 +105,7 @@ class ExitHead(nn.Module):
             residual: [tokens, hidden] or None; the exit's state is the sum of both.
             rows: int64 [rows], the tokens to draft behind.
             deeper: [tokens, later stages, hidden], what a multi-depth head reads besides:
-                zero where there is nothing, None on one device, where there never is.
+                zero where there is nothing; None on one device.
 
         Returns:
             int64 [rows], ids in the target's vocabulary; float32 [rows]; float32 [rows,
@@ -171,7 +142,7 @@ class ExitHead(nn.Module):
             deeper,
         )
 
-    def observe(
+    def write_entries(
         self,
         positions: torch.Tensor,
         hidden_states: torch.Tensor,
@@ -182,22 +153,22 @@ class ExitHead(nn.Module):
 
         Arguments as in ``forward``; they are not changed. Entries of the last layer do
         not depend on its attention and MLP, which over a prompt take most of the head's
-        time; both are left out where the layer is of a known make (``ONE_DEVICE``).
+        time; both are left out for the targets of ``ENTRIES_ALONE``.
         """
         if not self.layers:
             return
         state = self._input(hidden_states, residual, deeper)
-        known = self.config.target.architecture in ONE_DEVICE
+        alone = self.config.target.architecture in ENTRIES_ALONE
         hidden, carried = self._through(
-            self.layers[:-1] if known else self.layers, positions, state
+            self.layers[:-1] if alone else self.layers, positions, state
         )
-        if known:
+        if alone:
             last: Any = self.layers[-1]
             if carried is None:
                 hidden = last.input_layernorm(hidden)
             else:
                 hidden, _ = last.input_layernorm(hidden, carried)
-            write_entries(last.self_attn, positions, hidden)
+            write_layer_entries(last.self_attn, positions, hidden)
 
     def logits(
         self,
@@ -216,8 +187,6 @@ class ExitHead(nn.Module):
             hidden, carried = self._through(self.layers, positions, state)
             state = hidden + carried
         state = state[rows]
-        if self.mlp is not None:
-            state = self.mlp(state)
         state = self.norm(state)
         if self.map is not None:
             state, _ = self.map(state)
@@ -242,7 +211,7 @@ class ExitHead(nn.Module):
 
     @staticmethod
     def _add(state: torch.Tensor, projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
-        for project, states in zip(projections, even(deeper).unbind(dim=1), strict=True):
+        for project, states in zip(projections, rms_normalize(deeper).unbind(dim=1), strict=True):
             added, _ = project(states)
             state = state + added
         return state
@@ -270,12 +239,13 @@ def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> Exi
     model_config = vllm_config.model_config
     inner: Any = model.model
     tensors = folder.tensors()
+    device = torch.device(vllm_config.device_config.device or "cpu")
     with (
         set_current_vllm_config(vllm_config),
         set_default_torch_dtype(model_config.dtype),
-        torch.device(vllm_config.device_config.device or "cpu"),
+        device,
     ):
-        lm_head = _lm_head(config, vllm_config, inner, tensors)
+        lm_head = load_lm_head(config, vllm_config, inner, tensors.get("draft_token_ids"))
         with set_model_tag(COMPILE_TAG):
             head = ExitHead(
                 vllm_config=vllm_config,
@@ -284,38 +254,6 @@ def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> Exi
                 lm_head=lm_head,
             )
         load_tensors(head, tensors, getattr(model, "packed_modules_mapping", {}))
-        process_weights_after_loading(head, model_config, torch.device(_device(vllm_config)))
+        process_weights_after_loading(head, model_config, device)
     logger.info("PPSD: exit head %s (%s) loaded", folder.path, config.head_type)
     return head.eval()
-
-
-def _lm_head(
-    config: ExitHeadConfig,
-    vllm_config: VllmConfig,
-    inner: Any,
-    tensors: dict[str, torch.Tensor],
-) -> nn.Module:
-    """Return the target's LM head, shared if tied, else loaded, cut to the draft vocabulary."""
-    model_config = vllm_config.model_config
-    tied = bool(model_config.hf_text_config.tie_word_embeddings)
-    if tied and config.draft_vocab_size is None:
-        embedding: nn.Module = inner.embed_tokens
-        return embedding
-    rows = tensors.get("draft_token_ids")
-    weight = (
-        tensor_model_parallel_all_gather(inner.embed_tokens.weight, dim=0)[
-            : config.target.vocab_size
-        ]
-        if tied
-        else load_lm_head_rows(vllm_config)
-    )
-    if rows is not None:
-        weight = weight[rows.to(weight.device)]
-    lm_head = ParallelLMHead(weight.shape[0], config.target.hidden_size)
-    lm_head.weight_loader(lm_head.weight, weight)
-    process_weights_after_loading(lm_head, model_config, torch.device(_device(vllm_config)))
-    return lm_head
-
-
-def _device(vllm_config: VllmConfig) -> Any:
-    return vllm_config.device_config.device or "cpu"

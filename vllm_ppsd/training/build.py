@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.create import deaf_projections, initial_tensors
+from vllm_ppsd.exit_head.create import initial_tensors, read_tensors, zero_projections
 from vllm_ppsd.exit_head.fingerprint import model_folder
-from vllm_ppsd.training.attention import PACKED
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary
+from vllm_ppsd.training.packing import PACKED
 
 LM_HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DRAFT_TOKENS = "draft_token_ids"
@@ -30,31 +29,22 @@ def untrained(
 
 
 def trained(
-    folder: ExitHeadFolder,
-    model: str,
-    exit_layer: int | None = None,
-    deeper_layers: Sequence[int] | None = None,
+    folder: ExitHeadFolder, model: str, config: ExitHeadConfig | None = None
 ) -> tuple[TrainableHead, DraftVocabulary]:
     """Return the head in ``folder``.
 
     Args:
         folder: the head.
         model: its target.
-        exit_layer: another exit layer to have it behind.
-        deeper_layers: later stages for it to read too, which it will first take no
-            notice of if it was not made for them.
+        config: another than its own, which may differ in the exit layer, and in deeper
+            layers where it has none: their projections are then zero.
 
     Raises:
         ExitHeadError: it was made for another model.
     """
     folder.check_target(model)
-    tensors = folder.tensors()
-    config = folder.config
-    if exit_layer is not None:
-        config = config.model_copy(update={"exit_layer": exit_layer})
-    if deeper_layers is not None and not config.deeper_layers:
-        config = config.model_copy(update={"deeper_layers": list(deeper_layers)})
-        tensors |= deaf_projections(config, torch.bfloat16)
+    config = config or folder.config
+    tensors = zero_projections(config, torch.bfloat16) | folder.tensors()
     return _build(model, config, tensors, tensors.pop(DRAFT_TOKENS, None))
 
 
@@ -75,12 +65,10 @@ def read_lm_head(model: str) -> torch.Tensor:
     folder = model_folder(model)
     tied = AutoConfig.from_pretrained(folder).tie_word_embeddings
     name = EMBEDDING if tied else LM_HEAD
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
-            if name in file.keys():
-                tensor: torch.Tensor = file.get_tensor(name)
-                return tensor
-    raise TrainingError(f"{folder} holds no tensor {name}")
+    tensors = read_tensors(folder, name)
+    if name not in tensors:
+        raise TrainingError(f"{folder} holds no tensor {name}")
+    return tensors[name]
 
 
 def _build(

@@ -1,4 +1,10 @@
-"""The cached states as packed training batches."""
+"""The cached states as packed training batches.
+
+A multi-depth head also reads a diagonal through the pipeline: when stage 0 has run token
+t, the second stage has run token t - 1, the third t - 2, and so on, so the state of token
+t - i behind stage i + 1 is the deepest there is of it. Prompts go through the pipeline at
+once; of their tokens only the last one's states are read.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from vllm_ppsd.training.diagonal import cached_layers, diagonal
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.states import TARGET, exit_name
 
@@ -31,7 +36,7 @@ class Batch:
         top_logprobs: float32 [rows, k].
         final: [rows, hidden] bfloat16, the LM head's input, if asked for.
         deeper: [tokens, later stages, hidden] bfloat16, what a multi-depth head reads
-            besides ``states`` (see ``vllm_ppsd.training.diagonal``).
+            besides ``states``.
     """
 
     states: torch.Tensor
@@ -46,11 +51,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in self.__dict__.items()
-        }
-        return Batch(**moved)
+        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **tensors)
 
     def between(self, first: int, end: int | None) -> Batch:
         """Return the batch with only the rows of answer tokens from ``first`` to before ``end``."""
@@ -80,11 +82,6 @@ class Place:
         return self.end - self.start
 
 
-def _lot(place: Place, seed: int) -> bytes:
-    """Return a document's lot, which does not depend on the others."""
-    return hashlib.sha256(f"{seed} {place.shard} {place.start}".encode()).digest()
-
-
 class StateSet:
     """Documents of cached states, read from disk when they are needed.
 
@@ -92,7 +89,7 @@ class StateSet:
         folder: ``work/states``.
         exit_layer: whose states are the input.
         deeper_layers: of a multi-depth head, the ends of the later stages.
-        delay: ticks by which deeper states come late.
+        shards: how many are used; None for all.
 
     Raises:
         TrainingError: there are no states for this exit layer.
@@ -103,13 +100,13 @@ class StateSet:
         folder: Path,
         exit_layer: int,
         deeper_layers: Sequence[int] = (),
-        delay: int = 0,
+        shards: int | None = None,
     ) -> None:
         self._files: list[tuple[Any, list[Any]]] = []
-        self._depths, self._delay = len(deeper_layers), delay
+        self._depths = len(deeper_layers)
         layers = cached_layers(exit_layer, deeper_layers)
         self.documents: list[Place] = []
-        for path in sorted((folder / TARGET).glob("*.safetensors")):
+        for path in sorted((folder / TARGET).glob("*.safetensors"))[:shards]:
             file: Any = safe_open(str(path), framework="pt")
             self.documents += _places(len(self._files), file)
             cached = [_open_states(folder, layer, path.name) for layer in layers]
@@ -132,7 +129,12 @@ class StateSet:
                 f"{held_out} validation documents leave none of {len(self.documents)} to train "
                 "on; lower validation_documents or use more prompts"
             )
-        order = sorted(self.documents, key=lambda place: _lot(place, seed))
+
+        def lot(place: Place) -> bytes:
+            # It does not depend on the other documents.
+            return hashlib.sha256(f"{seed} {place.shard} {place.start}".encode()).digest()
+
+        order = sorted(self.documents, key=lot)
         return order[held_out:], order[:held_out]
 
     def batch(self, documents: Sequence[Place], final: bool = False) -> Batch:
@@ -147,7 +149,7 @@ class StateSet:
                 return read
 
             rows = rows_of("rows").long() - place.start
-            found = {
+            tensors = {
                 "states": exits.get_slice("states")[place.start : place.end],
                 "rows": rows + offset,
                 "offsets": rows - rows[0],
@@ -156,18 +158,18 @@ class StateSet:
                 "top_logprobs": rows_of("top_logprobs").float(),
             }
             if final:
-                found["final"] = rows_of("final")
+                tensors["final"] = rows_of("final")
             if self._depths:
                 answered = slice(place.start + int(rows[0]), place.start + int(rows[-1]) + 1)
                 depths = [states.get_slice("states")[answered] for states in later]
-                found["deeper"] = diagonal(
-                    [*depths, rows_of("final")], place.length, int(rows[0]), self._delay
+                tensors["deeper"] = diagonal(
+                    [*depths, rows_of("final")], place.length, int(rows[0])
                 )
-            for name, tensor in found.items():
+            for name, tensor in tensors.items():
                 parts.setdefault(name, []).append(tensor)
             offset += place.length
-        tensors = {name: torch.cat(pieces) for name, pieces in parts.items()}
-        return Batch(lengths=tuple(place.length for place in documents), **tensors)
+        packed = {name: torch.cat(pieces) for name, pieces in parts.items()}
+        return Batch(lengths=tuple(place.length for place in documents), **packed)
 
     def token_counts(self, documents: Sequence[Place], vocab_size: int) -> torch.Tensor:
         """Return how often the target wrote each token, or might have: float64 [vocabulary].
@@ -183,6 +185,32 @@ class StateSet:
             probabilities = file.get_slice("top_logprobs")[rows].double().exp().flatten()
             counts.index_add_(0, file.get_slice("top_ids")[rows].flatten(), probabilities)
         return counts
+
+
+def cached_layers(exit_layer: int, deeper_layers: Sequence[int]) -> list[int]:
+    """Return the layers whose states a head reads; of the last stage the final state is."""
+    return [exit_layer, *deeper_layers[:-1]]
+
+
+def diagonal(depths: Sequence[torch.Tensor], length: int, first: int) -> torch.Tensor:
+    """Return what the head reads of one document besides its exit states.
+
+    Args:
+        depths: per later stage, [answered, hidden], the states of the tokens from
+            ``first`` on.
+        length: tokens of the document.
+        first: its first token with states: the prompt's last.
+
+    Returns:
+        [length, later stages, hidden]; zero where there is no state.
+    """
+    deeper = depths[0].new_zeros(length, len(depths), depths[0].shape[-1])
+    for place, states in enumerate(depths):
+        start = first + place + 1
+        count = min(len(states), length - start)
+        if count > 0:
+            deeper[start : start + count, place] = states[:count]
+    return deeper
 
 
 def _open_states(folder: Path, layer: int, name: str) -> Any:

@@ -12,19 +12,31 @@ from rich.table import Table
 
 from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.training.acceptance import (
+    Sampled,
+    Validation,
+    judge_sampled,
+    validate,
+)
 from vllm_ppsd.training.build import read_lm_head, trained
-from vllm_ppsd.training.dataset import StateSet
-from vllm_ppsd.training.diagonal import cached_layers
+from vllm_ppsd.training.dataset import StateSet, cached_layers
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
-from vllm_ppsd.training.sampled import Sampled, judge_sampled
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import compute_dtype
-from vllm_ppsd.training.validation import Validation, buckets, validate
 
 OVERALL = "overall"
+
+BUCKETS: dict[str, tuple[int, int | None]] = {
+    "0 to 15": (0, 16),
+    "16 to 63": (16, 64),
+    "64 to 127": (64, 128),
+    "128 on": (128, None),
+}
+"""Answer positions, from and to before, by what tables call them."""
+
 BATCH_TOKENS = 4096
 
 
@@ -36,7 +48,7 @@ class Evaluation:
     exit_layer: int
     prompts: str
     positions: str | None
-    found: Validation | Sampled
+    result: Validation | Sampled
 
 
 def evaluate(
@@ -46,7 +58,6 @@ def evaluate(
     work: Path,
     device: torch.device,
     max_tokens: int,
-    delay: int = 0,
     temperature: float = 0.0,
     by_position: bool = False,
 ) -> list[Evaluation]:
@@ -57,7 +68,6 @@ def evaluate(
         prompts: JSONL files or folders of them; a file is a set.
         work: folder for the text and states, kept for another evaluation.
         max_tokens: answer tokens per prompt at most.
-        delay: ticks by which multi-depth heads have deeper states late.
         temperature: of the text; above 0 drafts are judged as they are drawn there.
         by_position: judge all sets' answers by the position in the answer as well.
 
@@ -71,29 +81,22 @@ def evaluate(
     folders = [ExitHeadFolder.open(path) for path in heads]
     for folder in folders:
         folder.check_target(model)
-    exits = sorted(
-        {
-            layer
-            for folder in folders
-            for layer in cached_layers(folder.config.exit_layer, folder.config.deeper_layers)
-        }
-    )
+    configs = [folder.config for folder in folders]
+    exits = sorted(set().union(*(cached_layers(c.exit_layer, c.deeper_layers) for c in configs)))
     recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device, temperature)
     generate(recipe, work, device)
     cache_states(model, Cache(), exits, work, device)
     lm_head = read_lm_head(model).to(device) if temperature else None
     rows: list[Evaluation] = []
     for folder in folders:
-        states = StateSet(
-            work / "states", folder.config.exit_layer, folder.config.deeper_layers, delay
-        )
+        states = StateSet(work / "states", folder.config.exit_layer, folder.config.deeper_layers)
         head, vocabulary = trained(folder, model)
         head.to(device)
         sources = sorted({place.source for place in states.documents})
         judged: list[tuple[str, str | None]] = [(source, None) for source in [*sources, OVERALL]]
         if by_position:
             longest = max(place.last_row - place.first_row for place in states.documents)
-            judged += [(OVERALL, name) for name, (first, _) in buckets().items() if first < longest]
+            judged += [(OVERALL, name) for name, (first, _) in BUCKETS.items() if first < longest]
         for source, positions in judged:
             wanted = [d for d in states.documents if source in (d.source, OVERALL)]
             with (
@@ -104,18 +107,17 @@ def evaluate(
             ):
                 batches = (
                     states.batch(p, final=lm_head is not None)
-                    .between(*(buckets()[positions] if positions else (0, None)))
+                    .between(*(BUCKETS[positions] if positions else (0, None)))
                     .to(device)
                     for p in pack(wanted, BATCH_TOKENS)
                 )
-                found = (
+                result = (
                     validate(head, batches, vocabulary)
                     if lm_head is None
                     else judge_sampled(head, batches, vocabulary, lm_head, temperature)
                 )
-            rows.append(
-                Evaluation(folder.path.name, folder.config.exit_layer, source, positions, found)
-            )
+            exit_layer = folder.config.exit_layer
+            rows.append(Evaluation(folder.path.name, exit_layer, source, positions, result))
     return rows
 
 
@@ -152,14 +154,14 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: floa
             row.head,
             str(row.exit_layer),
             row.prompts if row.positions is None else f"tokens {row.positions}",
-            str(row.found.rows),
-            f"{row.found.acceptance:.3f}",
+            str(row.result.rows),
+            f"{row.result.acceptance:.3f}",
             *(
-                [f"{row.found.overlap:.3f}", f"{row.found.argmax:.3f}"]
-                if isinstance(row.found, Sampled)
+                [f"{row.result.overlap:.3f}", f"{row.result.argmax:.3f}"]
+                if isinstance(row.result, Sampled)
                 else []
             ),
-            f"{ideal_speedup(stages, row.found.acceptance):.2f}",
+            f"{ideal_speedup(stages, row.result.acceptance):.2f}",
             end_section=after is None or after.head != row.head,
         )
     Console().print(table)

@@ -14,21 +14,27 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.tools.progress import Bar, progress
+from vllm_ppsd.training.acceptance import Validation, validate
 from vllm_ppsd.training.dataset import Batch, StateSet
-from vllm_ppsd.training.diagonal import disturbed
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DraftVocabulary, Weights, distillation_loss
+from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation
-from vllm_ppsd.training.validation import Validation, validate
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
 LOG_EVERY = 20
 """Steps between two lines of the log."""
+
+WARMUP = 0.03
+"""Share of the steps with a rising learning rate."""
+
+WEIGHT_DECAY, CLIP = 0.01, 1.0
+DEEPER_RATE = 0.2
+"""Share of the learning rate for the projections of deeper states, which start close to where
+they end."""
 
 
 @dataclass
@@ -61,7 +67,6 @@ class Fit:
         settings: the recipe's optimisation.
         folder: for checkpoints and the log.
         accelerator: decides device, precision and processes.
-        stages: pipeline stages that the expected speedup is shown for.
     """
 
     def __init__(
@@ -72,28 +77,16 @@ class Fit:
         settings: Optimisation,
         folder: Path,
         accelerator: Accelerator,
-        stages: int,
     ) -> None:
         self._states, self._vocabulary, self._settings = states, vocabulary, settings
-        self._folder, self._accelerator, self._stages = folder, accelerator, stages
+        self._folder, self._accelerator = folder, accelerator
         self._training, self._held_out = states.split(settings.validation_documents, settings.seed)
-        self._weights = Weights(
-            settings.kl_weight,
-            settings.ce_weight,
-            settings.coupled_weight,
-            settings.coupled_temperatures,
-        )
         self._steps = self._count_steps()
         optimiser = torch.optim.AdamW(
-            _groups(head, settings), lr=settings.learning_rate, betas=(0.9, 0.95)
+            _groups(head, settings.learning_rate), lr=settings.learning_rate, betas=(0.9, 0.95)
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self._head, self._optimiser = accelerator.prepare(head, optimiser)
-        self._average = (
-            {name: tensor.clone() for name, tensor in self._bare.state_dict().items()}
-            if settings.ema
-            else None
-        )
         self._at = Progress()
 
     @property
@@ -128,41 +121,23 @@ class Fit:
         return self._validation()
 
     def _step(self, batch: Batch) -> None:
-        settings = self._settings
         with self._accelerator.autocast():
-            logits = self._head(batch.states, batch.lengths, batch.rows, self._deeper(batch))
-        loss = distillation_loss(logits, batch, self._vocabulary, self._weights)
+            logits = self._head(batch.states, batch.lengths, batch.rows, batch.deeper)
+        loss = distillation_loss(logits, batch, self._vocabulary, self._settings)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self._at.step}; lower the learning rate"
             )
         self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(self._head.parameters(), settings.clip)
+        self._accelerator.clip_grad_norm_(self._head.parameters(), CLIP)
         self._optimiser.step()
         self._schedule.step()
         self._optimiser.zero_grad()
         self._at.step += 1
         self._at.tokens += sum(batch.lengths) * self._accelerator.num_processes
         self._at.loss = [*self._at.loss[-99:], loss.item()]
-        if self._average is not None:
-            with torch.no_grad():
-                for name, tensor in self._bare.state_dict().items():
-                    self._average[name].lerp_(tensor, 1 - settings.ema)
         if self._at.step % LOG_EVERY == 0:
             self._log({"loss": sum(self._at.loss[-LOG_EVERY:]) / LOG_EVERY})
-
-    def _deeper(self, batch: Batch) -> torch.Tensor | None:
-        settings = self._settings
-        if batch.deeper is None:
-            return None
-        chance = settings.seed + self._at.step * self._accelerator.num_processes
-        return disturbed(
-            batch.deeper,
-            batch.lengths,
-            settings.late,
-            settings.absent,
-            chance + self._accelerator.process_index,
-        )
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's batches from the current step on."""
@@ -190,7 +165,7 @@ class Fit:
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to a tenth."""
-        warmup = max(1, int(self._settings.warmup * self._steps))
+        warmup = max(1, int(WARMUP * self._steps))
         if step < warmup:
             return (step + 1) / warmup
         share = (step - warmup) / max(1, self._steps - warmup)
@@ -202,57 +177,44 @@ class Fit:
             self._states.batch(places).to(device)
             for places in pack(self._held_out, self._settings.batch_tokens)
         )
-        return validate(self._bare, batches, self._vocabulary, self._weights)
+        return validate(self._bare, batches, self._vocabulary, self._settings)
 
     def _validate(self) -> None:
         """Validate, log, and keep the weights if they are the best so far."""
-        current = {name: t.clone() for name, t in self._bare.state_dict().items()}
-        if self._average is not None:
-            self._bare.load_state_dict(self._average)
-        found = self._validation()
-        self._log({"validation": asdict(found)})
-        score = -found.loss if self._settings.coupled_weight else found.acceptance
+        validation = self._validation()
+        self._log({"validation": asdict(validation)})
+        score = -validation.loss if self._settings.coupled_weight else validation.acceptance
         if score >= self._at.score:
-            self._at.score, self._at.best = score, found.acceptance
+            self._at.score, self._at.best = score, validation.acceptance
             weights = {name: tensor.cpu() for name, tensor in self._bare.state_dict().items()}
             self._write(BEST, weights)
-        self._bare.load_state_dict(current)
 
     def _show(self, bar: Bar) -> None:
         at = self._at
         bar.to(
             at.step,
             self._steps,
-            f"loss {sum(at.loss) / len(at.loss):.3f} · acceptance {at.best:.3f} "
-            f"(speedup at {self._stages} stages "
-            f"{ideal_speedup(self._stages, at.best):.2f}) · "
+            f"loss {sum(at.loss) / len(at.loss):.3f} · acceptance {at.best:.3f} · "
             f"{at.tokens / max(at.seconds, 1e-9):.0f} tokens/s",
         )
 
     def _log(self, figures: dict[str, Any]) -> None:
         if not self._accelerator.is_main_process:
             return
-        rate = self._schedule.get_last_lr()[0]
         line = {
             "step": self._at.step,
             "steps": self._steps,
             "tokens": self._at.tokens,
             "seconds": round(self._at.seconds, 1),
-            "learning_rate": rate,
+            "learning_rate": self._schedule.get_last_lr()[0],
             **figures,
         }
         with (self._folder / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
-        scalars = {name: value for name, value in figures.items() if not isinstance(value, dict)}
-        for kind, values in figures.items():
-            if isinstance(values, dict):
-                scalars |= {f"{kind}/{n}": v for n, v in values.items() if isinstance(v, float)}
-        self._accelerator.log(scalars | {"learning_rate": rate}, step=self._at.step)
 
     def _save(self) -> None:
         state = {
             "head": self._bare.state_dict(),
-            "average": self._average,
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
             "at": asdict(self._at),
@@ -270,23 +232,21 @@ class Fit:
             return
         state = torch.load(last, weights_only=True, map_location=self._accelerator.device)
         self._bare.load_state_dict(state["head"])
-        self._average = state["average"]
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self._at = Progress(**state["at"])
         _cut_log(self._folder / LOG, self._at.step)
 
 
-def _groups(head: TrainableHead, settings: Optimisation) -> list[dict[str, Any]]:
+def _groups(head: TrainableHead, rate: float) -> list[dict[str, Any]]:
     """Return parameter groups: no weight decay on norms and biases, deeper states slowly."""
     named = [(name, p) for name, p in head.named_parameters() if p.requires_grad]
     deeper = [p for name, p in named if name.startswith("deeper_")]
     trained = [p for name, p in named if not name.startswith("deeper_")]
-    decay, rate = settings.weight_decay, settings.learning_rate
     groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": decay, "lr": rate},
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": WEIGHT_DECAY, "lr": rate},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0, "lr": rate},
-        {"params": deeper, "weight_decay": decay, "lr": rate * settings.deeper_rate},
+        {"params": deeper, "weight_decay": WEIGHT_DECAY, "lr": rate * DEEPER_RATE},
     ]
     return [group for group in groups if group["params"]]
 

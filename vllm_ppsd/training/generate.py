@@ -1,30 +1,71 @@
-"""Step 1: the target writes the training text, batched by vLLM's ``LLM`` class."""
+"""Step 1: the target writes the training text, through a vLLM engine that is kept full."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
+from vllm_ppsd.config.cpu_binding import CORES
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.tools.progress import progress
-from vllm_ppsd.tools.prompts import Prompt, read_prompts
-from vllm_ppsd.training.answers import answer, engine
-from vllm_ppsd.training.documents import Document, write_documents
+from vllm_ppsd.tools.prompts import Prompt, chat_tokens, read_prompts
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.shards import Shards, require_space
+from vllm_ppsd.training.target import compute_dtype
 
 BYTES_PER_TOKEN = 8
 """What a token takes in a shard of text, as JSON."""
+
+CPU_MEMORY = 0.6
+"""Share of a CPU's memory for the target that writes. vLLM refuses to start where its own
+default, 0.92, is not free; what else runs on a CPU has its memory there too."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One prompt with the target's answer.
+
+    Attributes:
+        prompt: token ids.
+        output: token ids that the target wrote.
+        temperature: at which the answer was sampled.
+        source: where the prompt came from.
+    """
+
+    prompt: list[int]
+    output: list[int]
+    temperature: float
+    source: str
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.output)
+
+
+def write_documents(documents: Sequence[Document], path: Path) -> None:
+    """Write documents as JSONL."""
+    path.write_text("".join(json.dumps(document.__dict__) + "\n" for document in documents))
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Read what ``write_documents`` wrote."""
+    for line in path.read_text().splitlines():
+        yield Document(**json.loads(line))
 
 
 def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
@@ -39,25 +80,20 @@ def generate(recipe: Recipe, work: Path, device: torch.device) -> None:
     """
     settings = recipe.generation
     longest = _longest_prompt(recipe)
-    prompts = read_prompts(recipe.data) if recipe.data else []
-    if not prompts and not recipe.text:
-        raise TrainingError("no training data: name prompt files (data) or plain text (text)")
+    if not recipe.data:
+        raise TrainingError("no training data: name prompt files (data)")
+    prompts = read_prompts(recipe.data)
     shards = Shards(work / "text", ".jsonl", text_settings(recipe, prompts))
-    jobs = _jobs(prompts, recipe)
-    missing = [i for i in range(len(jobs)) if not shards.path(i).is_file()]
-    texts = [Path(path) for path in recipe.text]
+    jobs = dict(enumerate(_jobs(prompts, recipe)[: recipe.shards]))
+    missing = {index: job for index, job in jobs.items() if not shards.path(index).is_file()}
+    if not missing:
+        return
     tokens = len(missing) * settings.prompts_per_shard * (settings.max_tokens + 128)
     require_space(work, tokens * BYTES_PER_TOKEN, "the training text")
-    if missing:
-        Console().print(
-            f"{len(prompts)} prompts, {len(jobs)} shards of text, {len(missing)} still to write"
-        )
-    for offset, text in enumerate(texts):
-        if not shards.path(len(jobs) + offset).is_file():
-            documents = _plain(model_folder(recipe.model), text, settings.max_tokens)
-            shards.write(len(jobs) + offset, partial(write_documents, documents))
-    if missing:
-        _answer({index: jobs[index] for index in missing}, recipe, shards, longest, device)
+    Console().print(
+        f"{len(prompts)} prompts, {len(jobs)} shards of text, {len(missing)} still to write"
+    )
+    _answer(missing, recipe, shards, longest, device)
 
 
 def _answer(
@@ -85,19 +121,14 @@ def _answer(
 
 def text_settings(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Return what the text depends on, for the work folder's manifest."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(hashlib.sha256(prompt.text.encode()).digest())
     return {
         "model": fingerprint(model_folder(recipe.model)),
-        "prompts": _digest(prompt.text for prompt in prompts),
-        "text": _digest(Path(path).read_text() for path in recipe.text),
+        "prompts": f"sha256:{digest.hexdigest()}",
         **recipe.generation.model_dump(mode="json", exclude={"max_num_seqs", "enforce_eager"}),
     }
-
-
-def _digest(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(hashlib.sha256(text.encode()).digest())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _longest_prompt(recipe: Recipe) -> int:
@@ -138,8 +169,103 @@ def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, 
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
 
-def _plain(model: Path, path: Path, length: int) -> list[Document]:
-    """Cut a file of plain text into documents of ``length`` tokens."""
-    tokens = AutoTokenizer.from_pretrained(model).encode(path.read_text())
-    pieces = [tokens[i : i + length] for i in range(0, len(tokens), length)]
-    return [Document(piece[:1], piece[1:], 0.0, path.stem) for piece in pieces if len(piece) > 1]
+def engine(recipe: Recipe, longest: int, device: torch.device) -> AbstractContextManager[Any]:
+    """Return vLLM's ``LLM`` on the target, on all cores, stopped at the end of the context."""
+    from vllm_ppsd.tools import engines
+
+    settings = recipe.generation
+    on_cpu: dict[str, Any] = {"gpu_memory_utilization": CPU_MEMORY} if device.type == "cpu" else {}
+    return engines.engine(
+        recipe.model,
+        cores=os.environ.get(CORES),
+        max_num_seqs=settings.max_num_seqs,
+        max_model_len=longest + settings.max_tokens,
+        seed=settings.seed,
+        dtype=str(compute_dtype(device)).removeprefix("torch."),
+        enforce_eager=settings.enforce_eager,
+        # The engine has the machine to itself.
+        max_num_batched_tokens=None,
+        kv_cache_memory_bytes=None,
+        **on_cpu,
+    )
+
+
+@dataclass
+class Shard:
+    """A shard's documents.
+
+    Attributes:
+        index: the shard's number.
+        documents: prompts with their answers, in the order asked.
+        left_out: prompts that were too long to be asked.
+        unanswered: documents whose answer has not ended.
+    """
+
+    index: int
+    documents: list[Document]
+    left_out: int
+    unanswered: int
+
+
+def answer(
+    llm: Any,
+    jobs: Mapping[int, Sequence[tuple[Prompt, float]]],
+    max_num_seqs: int,
+    max_tokens: int,
+    longest: int,
+) -> Iterator[Shard]:
+    """Yield each shard when its last answer has ended.
+
+    The next shard's prompts are asked as soon as a place in the batch is free, so the
+    batch never thins out between shards: a batch of few requests decodes hardly
+    faster than a full one.
+
+    Args:
+        llm: vLLM's ``LLM``.
+        jobs: shard numbers to prompts with the temperatures of their answers.
+        max_num_seqs: requests that the engine decodes at once.
+        max_tokens: tokens in an answer at most.
+        longest: tokens in a prompt at most; longer ones are left out.
+    """
+    waiting = list(jobs)
+    asked: dict[int, Shard] = {}
+    while waiting or asked:
+        while waiting and llm.llm_engine.get_num_unfinished_requests() < max_num_seqs:
+            index = waiting.pop(0)
+            asked[index] = _ask(llm, index, jobs[index], max_tokens, longest)
+        # An engine without requests would wait for ever.
+        steps = llm.llm_engine.step() if llm.llm_engine.has_unfinished_requests() else []
+        for output in steps:
+            index, row = map(int, output.request_id.split(":"))
+            asked[index].documents[row].output.extend(output.outputs[0].token_ids)
+            asked[index].unanswered -= 1
+        for index in [index for index, shard in asked.items() if not shard.unanswered]:
+            yield asked.pop(index)
+
+
+def _ask(
+    llm: Any, index: int, jobs: Sequence[tuple[Prompt, float]], max_tokens: int, longest: int
+) -> Shard:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    tokenizer = llm.get_tokenizer()
+    documents = [
+        Document(tokens, [], temperature, prompt.source)
+        for prompt, temperature in jobs
+        if len(tokens := chat_tokens(tokenizer, prompt.text)) <= longest
+    ]
+    inputs = llm.renderer.render_cmpl([{"prompt_token_ids": d.prompt} for d in documents])
+    for row, document in enumerate(documents):
+        llm.llm_engine.add_request(
+            f"{index}:{row}",
+            inputs[row],
+            # No seed per request: on CPU, vLLM cannot cut a seeded prompt in chunks.
+            SamplingParams(
+                temperature=document.temperature,
+                max_tokens=max_tokens,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+    return Shard(index, documents, len(jobs) - len(documents), unanswered=len(documents))

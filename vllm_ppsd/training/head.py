@@ -15,35 +15,8 @@ import torch
 from torch import nn
 
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.deeper import even
-from vllm_ppsd.training.attention import PACKED
-from vllm_ppsd.training.target import positions
-
-
-class RMSNorm(nn.Module):
-    """``x / rms(x) * weight``, in float32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self._eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.rms_norm(x.float(), x.shape[-1:], self.weight, self._eps)
-
-
-class ResidualMLP(nn.Module):
-    """``x + down(silu(up(norm(x))))``."""
-
-    def __init__(self, hidden_size: int, intermediate_size: int, eps: float) -> None:
-        super().__init__()
-        self.norm = RMSNorm(hidden_size, eps)
-        self.up = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down = nn.Linear(intermediate_size, hidden_size, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = x + self.down(nn.functional.silu(self.up(self.norm(x))))
-        return out
+from vllm_ppsd.exit_head.deeper import rms_normalize
+from vllm_ppsd.training.packing import PACKED, positions
 
 
 def projected(projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
@@ -52,7 +25,7 @@ def projected(projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
     Args:
         deeper: [tokens, later stages, hidden].
     """
-    states = even(deeper.float()).unbind(dim=1)
+    states = rms_normalize(deeper.float()).unbind(dim=1)
     return torch.stack(
         [project(state) for project, state in zip(projections, states, strict=True)]
     ).sum(dim=0)
@@ -78,7 +51,7 @@ class TrainableHead(nn.Module):
         lm_head: torch.Tensor,
     ) -> None:
         super().__init__()
-        hidden, eps = config.target.hidden_size, model_config.rms_norm_eps
+        hidden = config.target.hidden_size
         layer_config = copy.deepcopy(model_config)
         layer_config._attn_implementation = PACKED
         last = config.target.num_hidden_layers - 1
@@ -91,10 +64,7 @@ class TrainableHead(nn.Module):
         self.input_map: nn.Linear | None = None
         if config.start_layer is not None:
             self.input_map = nn.Linear(hidden, hidden)
-        self.mlp: ResidualMLP | None = None
-        if config.intermediate_size is not None:
-            self.mlp = ResidualMLP(hidden, config.intermediate_size, eps)
-        self.norm = RMSNorm(hidden, eps)
+        self.norm = nn.RMSNorm(hidden, model_config.rms_norm_eps)
         self.map = nn.Linear(hidden, hidden) if config.output_map else None
         self.deeper_in, self.deeper_out = (
             nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in config.deeper_layers)
@@ -141,10 +111,7 @@ class TrainableHead(nn.Module):
                 )
                 packed = output[0] if isinstance(output, tuple) else output
             hidden = packed[0]
-        hidden = hidden[rows]
-        if self.mlp is not None:
-            hidden = self.mlp(hidden)
-        features: torch.Tensor = self.norm(hidden)
+        features: torch.Tensor = self.norm(hidden[rows].float())
         return features
 
     def forward(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.recipe import Optimisation
+
+DIVERGENCE = Optimisation()
+"""Weighs the divergence alone."""
 
 OUTSIDE = -1
 """Draft index of a token that the head cannot draft."""
@@ -53,29 +55,8 @@ def most_frequent(counts: torch.Tensor, size: int | None) -> torch.Tensor | None
     return counts.argsort(descending=True, stable=True)[:size].sort().values
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Of the parts of the loss.
-
-    Attributes:
-        kl: of the divergence from the target's distribution.
-        ce: of the cross-entropy on its argmax.
-        coupled: of the rate of coupled drafts missed.
-        coupled_temperatures: the mean over these temperatures is taken of it.
-    """
-
-    kl: float = 1.0
-    ce: float = 0.0
-    coupled: float = 0.0
-    coupled_temperatures: Sequence[float] = (1.0,)
-
-
-DIVERGENCE = Weights()
-"""The divergence alone."""
-
-
 def distillation_loss(
-    logits: torch.Tensor, batch: Batch, vocabulary: DraftVocabulary, weights: Weights
+    logits: torch.Tensor, batch: Batch, vocabulary: DraftVocabulary, weights: Optimisation
 ) -> torch.Tensor:
     """Return the mean over rows of the weighted parts.
 
@@ -91,6 +72,7 @@ def distillation_loss(
     Args:
         logits: [rows, draft vocabulary].
         batch: the rows' targets.
+        weights: whose weights of the parts count.
     """
     log_q = torch.log_softmax(logits.float(), dim=-1)
     index = vocabulary.index(batch.top_ids)
@@ -99,13 +81,13 @@ def distillation_loss(
     p = batch.top_logprobs.exp() * known
     soft = -(p * log_q_top).sum(dim=1)
     hard = -log_q_top[:, 0] * known[:, 0]
-    loss = weights.kl * soft + weights.ce * hard
-    if weights.coupled:
+    loss = weights.kl_weight * soft + weights.ce_weight * hard
+    if weights.coupled_weight:
         missed = [
             1 - _coupled_hits(log_q, log_q_top, batch.top_logprobs.float(), known, temperature)
             for temperature in weights.coupled_temperatures
         ]
-        loss = loss + weights.coupled * torch.stack(missed).mean(dim=0)
+        loss = loss + weights.coupled_weight * torch.stack(missed).mean(dim=0)
     return loss.mean()
 
 

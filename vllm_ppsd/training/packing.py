@@ -1,10 +1,21 @@
-"""Documents into batches of a bounded number of tokens."""
+"""Documents packed one behind the other: batches, positions, and attention.
+
+Attention is causal within each document, none across. It is registered with transformers
+under ``PACKED``, so that the target's own layer classes use it; a call passes the
+documents' lengths as ``packed_lengths``.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED = "ppsd_packed"
 
 
 class HasLength(Protocol):
@@ -38,3 +49,60 @@ def pack(
         total += document.length
     if batch:
         yield batch
+
+
+def positions(lengths: Sequence[int]) -> torch.Tensor:
+    """Return each token's position in its document, int64 [sum of lengths]."""
+    return torch.cat([torch.arange(length) for length in lengths])
+
+
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Attend within documents that lie one behind the other.
+
+    One causal call of PyTorch's attention per document is the block-diagonal mask without
+    the work on its empty blocks.
+
+    Args:
+        query: [1, heads, tokens, head size].
+        key: [1, key/value heads, tokens, head size].
+        value: as ``key``.
+        lengths: tokens per document; their sum is ``tokens``.
+        scale: of the scores; None for one over the root of the head size.
+
+    Returns:
+        [1, tokens, heads, head size].
+    """
+    documents = [
+        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        for q, k, v in zip(
+            *(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True
+        )
+    ]
+    return torch.cat(documents, dim=2).transpose(1, 2)
+
+
+def _forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    packed_lengths: Sequence[int] = (),
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface.
+
+    No document is longer than the target's sliding window, if it has one
+    (``generate`` sees to it), so the window masks nothing.
+    """
+    return packed_attention(query, key, value, packed_lengths, scaling), None
+
+
+AttentionInterface.register(PACKED, _forward)

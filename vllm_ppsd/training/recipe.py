@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -68,68 +69,67 @@ class Optimisation(_Part):
         epochs: passes over the training text.
         batch_tokens: tokens (prompt and answer) in one packed batch.
         learning_rate: peak of the cosine schedule.
-        warmup: share of the steps with a rising learning rate.
         kl_weight: weight of the divergence from the target's top-k distribution.
         ce_weight: weight of the cross-entropy on the target's argmax.
         coupled_weight: weight of the rate of coupled drafts missed, by the distributions of head
-            and target; for a second round.
+            and target; for a later round.
         coupled_temperatures: the temperatures that it is taken at.
-        ema: decay of an average of the weights, which is then validated and kept;
-            0 for none.
-        deeper_rate: of a multi-depth head, the share of the learning rate that the
-            projections of deeper states learn with: they start close to where they end.
-        late: of a multi-depth head, the share of tokens that read deeper states one tick
-            late, so that it can do with them.
-        absent: of a multi-depth head, the share of documents without deeper states.
         validation_documents: documents held out from training.
         validate_every: steps between two validations.
         precision: ``auto`` computes in bfloat16 where the device does so natively;
-            master weights are float32 always.
+            master weights are float32 always. The first round's is that of all.
     """
 
     epochs: float = Field(default=3, gt=0)
     batch_tokens: int = Field(default=2048, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.03, ge=0, le=1)
-    clip: float = Field(default=1.0, gt=0)
     kl_weight: float = Field(default=1.0, ge=0)
     ce_weight: float = Field(default=0.0, ge=0)
     coupled_weight: float = Field(default=0.0, ge=0)
     coupled_temperatures: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(1.0,), min_length=1
     )
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    deeper_rate: float = Field(default=0.2, ge=0)
-    late: float = Field(default=0.0, ge=0, le=1)
-    absent: float = Field(default=0.0, ge=0, le=1)
     validation_documents: int = Field(default=128, ge=1)
     validate_every: int = Field(default=100, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
 
 
-class Recipe(_Part):
+class Round(_Part):
+    """What a round is trained on, and how.
+
+    Attributes:
+        data: JSONL files of prompts (see ``vllm_ppsd.tools.prompts``).
+        shards: of the text, how many are written and used; None for all.
+    """
+
+    data: tuple[str, ...] = ()
+    shards: int | None = Field(default=None, ge=1)
+    generation: Generation = Generation()
+    cache: Cache = Cache()
+    optimisation: Optimisation = Optimisation()
+
+
+class Recipe(Round):
     """A head to train.
 
     Attributes:
         model: the target, a folder or a name on the hub.
-        data: JSONL files of prompts (see ``vllm_ppsd.tools.prompts``).
-        text: files of plain text, learned from as they are.
         layers: of a ``transformer`` head.
         start_layer: the decoder layers before the target's layer that the head's first layer
-            starts from, where that is further on than the exit: behind the exit, and before
-            layers that do what the head is to do. An input map, fitted by ridge regression
-            to the states there, stands in for the layers between.
+            starts from, where that is further on than the exit. An input map, fitted by ridge
+            regression to the states there, stands in for the layers between.
         output_map: put an affine map between the head's norm and the LM head,
             fitted by ridge regression before training.
         draft_vocab_size: tokens the head can draft, the most frequent ones in the
-            training text; None for all.
+            first round's text; None for all.
         deeper_layers: what makes a multi-depth head: the decoder layers before the end of
             each later stage, the last of them the target's number of layers.
         from_head: folder of an exit head to go on from, of the same kind; its draft
             vocabulary and output map are kept. None starts from the target's layers.
             A multi-depth head may go on from one that reads the exit's state alone.
+        rounds: what differs from the recipe in each round; a round goes on from the head of
+            the round before. Without any, the recipe is one round.
     """
 
     model: str
@@ -137,16 +137,35 @@ class Recipe(_Part):
     head: HeadType = "transformer"
     layers: int = Field(default=1, ge=1)
     start_layer: int | None = Field(default=None, ge=1)
-    intermediate_size: int | None = Field(default=None, ge=1)
     output_map: bool = True
     draft_vocab_size: int | None = Field(default=None, ge=1)
     deeper_layers: tuple[int, ...] = ()
     from_head: str | None = None
-    data: tuple[str, ...] = ()
-    text: tuple[str, ...] = ()
-    generation: Generation = Generation()
-    cache: Cache = Cache()
-    optimisation: Optimisation = Optimisation()
+    rounds: tuple[Round, ...] = ()
+
+    def each_round(self) -> list[Recipe]:
+        """Return every round as a recipe of its own."""
+        common = self.model_dump(exclude={"rounds"})
+        return [
+            Recipe.model_validate(merged(common, one.model_dump(exclude_unset=True)))
+            for one in self.rounds or [Round()]
+        ]
+
+    def as_yaml(self) -> str:
+        """Return the recipe with its defaults, as YAML."""
+        values = self.model_dump(mode="json", exclude={"rounds"})
+        values = {k: values[k] for k in sorted(values, key=Round.model_fields.__contains__)}
+        if self.rounds:
+            values["rounds"] = [r.model_dump(mode="json", exclude_unset=True) for r in self.rounds]
+        return yaml.safe_dump(values, sort_keys=False)
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with ``changes``; in mappings, only the keys that are named change."""
+    return dict(values) | {
+        key: merged(values.get(key, {}), change) if isinstance(change, Mapping) else change
+        for key, change in changes.items()
+    }
 
 
 def read_recipe(path: Path) -> Recipe:

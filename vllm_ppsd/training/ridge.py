@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from vllm_ppsd.exit_head.deeper import even
+from vllm_ppsd.exit_head.deeper import rms_normalize
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
 
@@ -70,9 +70,9 @@ def fit_output_map(head: TrainableHead, batches: Iterable[Batch]) -> None:
     ridge = Ridge(hidden * (1 + len(head.deeper_out)), hidden)
     for batch in batches:
         assert batch.final is not None
-        found = head.features(batch.states, batch.lengths, batch.rows, batch.deeper)
+        features = head.features(batch.states, batch.lengths, batch.rows, batch.deeper)
         deeper = None if batch.deeper is None else batch.deeper[batch.rows]
-        ridge.add(_with(found, deeper), batch.final)
+        ridge.add(_with(features, deeper), batch.final)
     squares = ridge.squares
     _set([head.map, *head.deeper_out], *ridge.solve((PENALTY * squares.mean()).expand_as(squares)))
 
@@ -103,7 +103,7 @@ def _with(states: torch.Tensor, deeper: torch.Tensor | None) -> torch.Tensor:
     """Return [rows, features]: the states, and deeper ones as a head reads them."""
     if deeper is None:
         return states
-    return torch.cat([states.cpu(), even(deeper.float()).flatten(1).cpu()], dim=1)
+    return torch.cat([states.cpu(), rms_normalize(deeper.float()).flatten(1).cpu()], dim=1)
 
 
 def _set(maps: list[nn.Linear], weights: torch.Tensor, bias: torch.Tensor) -> None:

@@ -33,12 +33,12 @@ class Shards:
         manifest = folder / MANIFEST
         wanted = json.loads(json.dumps(settings))
         if manifest.is_file():
-            found = json.loads(manifest.read_text())
-            differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+            made = json.loads(manifest.read_text())
+            differing = [key for key in wanted | made if wanted.get(key) != made.get(key)]
             if differing:
                 key = differing[0]
                 raise TrainingError(
-                    f"{folder} was made with {key} = {found.get(key)!r}, but now it is "
+                    f"{folder} was made with {key} = {made.get(key)!r}, but now it is "
                     f"{wanted.get(key)!r}; name another work folder, or remove this one"
                 )
         else:

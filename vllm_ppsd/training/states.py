@@ -27,28 +27,35 @@ from safetensors.torch import save_file
 
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.tools.progress import progress
-from vllm_ppsd.training.documents import Document, read_documents
 from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.training.generate import Document, read_documents
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache
 from vllm_ppsd.training.shards import Shards, require_space
-from vllm_ppsd.training.target import Target, check_exit_layer, compute_dtype
+from vllm_ppsd.training.target import Target, compute_dtype
 
 TARGET = "target"
 
 
 def cache_states(
-    model: str, settings: Cache, exits: Sequence[int], work: Path, device: torch.device
+    model: str,
+    settings: Cache,
+    exits: Sequence[int],
+    work: Path,
+    device: torch.device,
+    shards: int | None = None,
 ) -> None:
     """Write ``work/states``; shards that are there already are kept.
 
+    Args:
+        exits: layers of the model whose states are wanted.
+        shards: of text, how many are used; None for all.
+
     Raises:
-        TrainingError: an exit layer is out of range, there is no text, the disk is
-            too small, or the states there were cached for another model.
+        TrainingError: there is no text, the disk is too small, or the states there
+            were cached for another model.
     """
-    for exit_layer in exits:
-        check_exit_layer(model, exit_layer)
-    texts = sorted((work / "text").glob("*.jsonl"))
+    texts = sorted((work / "text").glob("*.jsonl"))[:shards]
     if not texts:
         raise TrainingError(f"{work / 'text'} holds no text; generate it first")
     made_for = {"model": fingerprint(model_folder(model))}
@@ -73,12 +80,12 @@ def cache_states(
     with progress("shards of states") as bar:
         for path in bar.track(missing):
             documents = list(read_documents(path))
-            found = _shard(target, documents, settings, exits, device)
+            tensors = _shard(target, documents, settings, exits, device)
             metadata = {"sources": json.dumps([d.source for d in documents])}
             index = int(path.stem)
-            for name, shards in kinds.items():
-                if not shards.path(index).is_file():
-                    shards.write(index, partial(save_file, found[name], metadata=metadata))
+            for name, kind in kinds.items():
+                if not kind.path(index).is_file():
+                    kind.write(index, partial(save_file, tensors[name], metadata=metadata))
 
 
 def exit_name(exit_layer: int) -> str:
@@ -100,8 +107,8 @@ def _shard(
         lengths = [d.length for d in batch]
         tokens = torch.tensor([t for d in batch for t in d.prompt + d.output], device=device)
         rows = rows_of(batch).to(device)
-        found = target.run(tokens, lengths, exits)
-        final = found.final[rows]
+        states, final = target.run(tokens, lengths, exits)
+        final = final[rows]
         logprobs = torch.log_softmax((final @ target.lm_head.T).float(), dim=-1)
         top = logprobs.topk(settings.top_k)
         kinds = {
@@ -115,7 +122,7 @@ def _shard(
                 "top_logprobs": top.values.half(),
             }
         }
-        kinds |= {exit_name(e): {"states": state.bfloat16()} for e, state in found.exits.items()}
+        kinds |= {exit_name(e): {"states": state.bfloat16()} for e, state in states.items()}
         for name, tensors in kinds.items():
             parts.setdefault(name, []).append({key: t.cpu() for key, t in tensors.items()})
         offset += len(tokens)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vllm_ppsd.training.acceptance import Sampled, judge_sampled
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.loss import DraftVocabulary
-from vllm_ppsd.training.sampled import Sampled, judge_sampled
 
 ROWS = 4000
 P = torch.tensor([0.5, 0.3, 0.2])
@@ -47,25 +47,25 @@ def expected(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def test_a_head_that_knows_the_target_draws_what_it_draws():
-    found = judged(P)
-    assert found.acceptance == 1.0
-    assert found.overlap == pytest.approx(1.0)
-    assert found.argmax == pytest.approx(0.5)
-    assert found.rows == ROWS
+    result = judged(P)
+    assert result.acceptance == 1.0
+    assert result.overlap == pytest.approx(1.0)
+    assert result.argmax == pytest.approx(0.5)
+    assert result.rows == ROWS
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_another_distribution_hits_as_often_as_coupled_noise_lets_it(temperature: float):
     q = torch.tensor([0.2, 0.3, 0.5])
     p, cold_q = ((x.log() / temperature).softmax(dim=-1) for x in (P, q))
-    found = judged(q, temperature=temperature)
-    assert found.acceptance == pytest.approx(expected(p, cold_q), abs=0.025)
-    assert found.overlap == pytest.approx(torch.minimum(p, cold_q).sum().item())
-    assert found.argmax == pytest.approx(p[2].item())
+    result = judged(q, temperature=temperature)
+    assert result.acceptance == pytest.approx(expected(p, cold_q), abs=0.025)
+    assert result.overlap == pytest.approx(torch.minimum(p, cold_q).sum().item())
+    assert result.argmax == pytest.approx(p[2].item())
 
 
 def test_tokens_outside_the_draft_vocabulary_are_misses():
-    found = judged(torch.tensor([0.6, 0.4]), torch.tensor([0, 2]))
-    assert 0.5 < found.acceptance <= 0.7 + 0.025
-    assert found.overlap == pytest.approx(0.7)
-    assert found.argmax == pytest.approx(0.5)
+    result = judged(torch.tensor([0.6, 0.4]), torch.tensor([0, 2]))
+    assert 0.5 < result.acceptance <= 0.7 + 0.025
+    assert result.overlap == pytest.approx(0.7)
+    assert result.argmax == pytest.approx(0.5)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from vllm_ppsd.training.attention import packed_attention
+from vllm_ppsd.training.packing import packed_attention
 
 LENGTHS = [5, 1, 9, 3]
 
@@ -36,21 +35,6 @@ def test_packing_changes_no_document():
     start = 0
     for length in LENGTHS:
         alone = [t[:, :, start : start + length] for t in (query, key, value)]
-        found = packed[:, start : start + length]
-        torch.testing.assert_close(packed_attention(*alone, [length]), found)
+        part = packed[:, start : start + length]
+        torch.testing.assert_close(packed_attention(*alone, [length]), part)
         start += length
-
-
-def test_the_mask_is_xformers_mask():
-    bias = pytest.importorskip("xformers.ops.fmha.attn_bias")
-    mask = bias.BlockDiagonalCausalMask.from_seqlens(LENGTHS)
-    size = sum(LENGTHS)
-    assert torch.equal(mask.materialize((size, size)) == 0, mask_of(LENGTHS))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers attends on CUDA only")
-def test_cuda_equals_cpu():
-    pytest.importorskip("xformers")
-    tensors = (random_heads(4), random_heads(2), random_heads(2) + 1)
-    found = packed_attention(*(t.cuda() for t in tensors), LENGTHS).cpu()
-    torch.testing.assert_close(found, packed_attention(*tensors, LENGTHS), rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""How often drafts of sampled text hit, drawn with the target's noise or the most probable."""
+"""How often a head's draft is the token that the target wrote: greedy drafts, and sampled ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,52 @@ import torch
 from vllm_ppsd.sampling.noise import choose, exponential_noise, state
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DraftVocabulary
+from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, distillation_loss
+from vllm_ppsd.training.recipe import Optimisation
 
 ROWS = 256
 """Rows that noise is made for at once: it is of the vocabulary's size."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The head on held-out text.
+
+    Attributes:
+        acceptance: share of rows whose draft is the next token of the text.
+        agreement: share of rows whose draft is the target's argmax; equal to
+            ``acceptance`` on greedy text.
+        loss: mean distillation loss.
+        rows: how many drafts were judged.
+    """
+
+    acceptance: float
+    agreement: float
+    loss: float
+    rows: int
+
+
+@torch.no_grad()
+def validate(
+    head: TrainableHead,
+    batches: Iterable[Batch],
+    vocabulary: DraftVocabulary,
+    weights: Optimisation = DIVERGENCE,
+) -> Validation:
+    """Return the head's acceptance over ``batches``, and its loss by ``weights``."""
+    was_training = head.training
+    head.eval()
+    hits = agreements = rows = 0
+    loss = 0.0
+    for batch in batches:
+        logits = head(batch.states, batch.lengths, batch.rows, batch.deeper)
+        drafts = vocabulary.tokens(logits.argmax(dim=-1))
+        hits += int((drafts == batch.next).sum())
+        agreements += int((drafts == batch.top_ids[:, 0]).sum())
+        loss += distillation_loss(logits, batch, vocabulary, weights).item() * len(batch.rows)
+        rows += len(batch.rows)
+    head.train(was_training)
+    return Validation(hits / rows, agreements / rows, loss / rows, rows)
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,21 @@ import pytest
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.training.checks import check_recipe, required_layers
 from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
-from vllm_ppsd.training.request import check_request, learned_from
 
 
 def test_what_cannot_succeed_is_refused_first(tmp_path: Path):
     model = str(make_tiny_model(tmp_path / "tiny"))
-    output = tmp_path / "head"
     with pytest.raises(TrainingError, match="exit layer 6 is out of range"):
-        check_request(Recipe(model=model, exit_layer=6), output)
+        check_recipe(Recipe(model=model, exit_layer=6))
     with pytest.raises(PPSDConfigError, match="no prompt file"):
-        check_request(Recipe(model=model, exit_layer=3, data=("nowhere",)), output)
-    with pytest.raises(TrainingError, match="is missing or empty"):
-        check_request(Recipe(model=model, exit_layer=3, text=("nowhere",)), output)
+        check_recipe(Recipe(model=model, exit_layer=3, data=("nowhere",)))
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "t{i}"}}\n' for i in range(128)))
     with pytest.raises(TrainingError, match="128 validation documents leave none of 128"):
-        check_request(Recipe(model=model, exit_layer=3, data=(str(prompts),)), output)
-    output.mkdir()
-    with pytest.raises(TrainingError, match="exists already"):
-        check_request(Recipe(model=model, exit_layer=3), output)
+        check_recipe(Recipe(model=model, exit_layer=3, data=(str(prompts),)))
 
 
 @pytest.mark.parametrize(
@@ -36,17 +30,17 @@ def test_what_cannot_succeed_is_refused_first(tmp_path: Path):
     [
         ({"start_layer": 3}, "start from layers 4 to 5"),
         ({"start_layer": 5, "layers": 2}, "start from layers 4 to 4"),
-        ({"start_layer": 4, "head": "lens"}, "only a transformer head has layers"),
+        ({"start_layer": 4, "head": "lens"}, "only the transformer head has layers"),
     ],
 )
 def test_a_start_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], match: str):
     model = str(make_tiny_model(tmp_path / "tiny"))
     recipe = Recipe(model=model, exit_layer=3).model_copy(update=changes)
     with pytest.raises(TrainingError, match=match):
-        check_request(recipe, tmp_path / "head")
+        check_recipe(recipe)
 
 
 def test_a_new_head_needs_the_states_where_its_layers_start():
     recipe = Recipe(model="m", exit_layer=3, deeper_layers=(5, 6), start_layer=4)
-    assert learned_from(recipe) == [3, 4, 5]
-    assert learned_from(recipe.model_copy(update={"from_head": "h"})) == [3, 5]
+    assert required_layers(recipe) == [3, 4, 5]
+    assert required_layers(recipe.model_copy(update={"from_head": "h"})) == [3, 5]
