@@ -1,0 +1,189 @@
+"""Where the key/value entries of siblings are: slots, and copies between them.
+
+Siblings stand at the same position, so a lane sees its ancestors through a block table of its own.
+Up to ``boundary``, a multiple of the block size, it is that of the request's main blocks; from
+there on it is that of a *slot*. Slot 0 is the main blocks themselves, every other slot scratch
+blocks: as many as hold a partly filled block and what may be unverified.
+
+- The first child of a lane goes on in its parent's slot. So a request without siblings stays in
+  slot 0, and nothing is ever copied.
+- Every other child takes a slot that is free, the one that has most of its ancestors' entries,
+  and copies what that slot lacks from its parent's.
+- A slot is busy while the fate of a lane in it is open: until a tick has told the stages what
+  became of the lane (``Tick.retired``). Meanwhile its entries stay, children or not. (The other
+  way, to give a slot up as soon as its lane has no child, needs only as many slots as a level has
+  lanes; but if such a lane is the one that counts, the re-entry must carry its tokens and its
+  ancestors' again, in the pass that everything waits for, and vLLM's counters of computed
+  positions no longer say which entries exist. Scratch blocks are cheaper.)
+- When a tick tells of a lane that counted, its entries and its ancestors' are copied to slot 0
+  first (*promoted*): lanes may share them, and the prefix cache may hash them, from that tick on.
+  Slots of lanes that are not its descendants are free then. A root enters in slot 0, and all
+  others are free.
+
+All this follows from the ticks alone, with the parents that stage 0 filled in, so that all stages
+and all ranks of a tensor parallel group agree, whatever judgements each has heard. Every stage
+carries out every copy of every tick, run or skipped, in the order given. A lane without a slot is
+one that the tick itself rules out (``StaleBook.enter``).
+
+Invariant: if a lane counts, its slot holds, from the boundary to its position, what its own
+ancestors wrote, on every stage; below the boundary the main blocks hold it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from vllm_ppsd.protocol.tick import Copy, Lane, Retired, Tick
+
+LaneId = tuple[int, int]
+"""Tick and rank of a lane."""
+
+
+class SlotError(RuntimeError):
+    """A lane found no free slot: the scheduler sent a level wider than it may be."""
+
+
+@dataclass(slots=True)
+class _Tails:
+    """A request's entries behind the shared ones.
+
+    Attributes:
+        boundary: first position that is not shared.
+        writers: by slot, the lanes that the entries from the boundary on are of.
+        slots: of the lanes whose fate is open.
+    """
+
+    boundary: int
+    writers: list[list[LaneId]]
+    slots: dict[LaneId, int] = field(default_factory=dict)
+
+
+class SlotBook:
+    """Says which slot each lane gets and what is copied before it runs.
+
+    Args:
+        slots: how many a request has.
+        block_size: of the key/value cache; a multiple of every attention group's.
+    """
+
+    def __init__(self, slots: int, block_size: int) -> None:
+        self._slots, self._block_size = slots, block_size
+        self._tails: dict[str, _Tails] = {}
+
+    def enter(self, tick: Tick) -> list[Copy]:
+        """Give every lane of a tick its slot; return what to copy before the lanes run.
+
+        Args:
+            tick: with the parents of its lanes, in the order in which the scheduler made it.
+
+        Raises:
+            SlotError: there are not enough slots.
+        """
+        copies: list[Copy] = []
+        for request_id in tick.left:
+            self._tails.pop(request_id, None)
+        for request_id, level in groupby(tick.lanes, key=lambda lane: lane.request_id):
+            retired = tick.retired.get(request_id)
+            if retired is not None:
+                copies += self._promote(request_id, retired)
+            for lane in level:
+                if lane.is_root:
+                    self._place_root(lane, keep=retired is not None)
+                else:
+                    copies += self._place(lane)
+        return copies
+
+    def slot(self, lane: Lane) -> int | None:
+        """Return the slot of a lane of the newest tick; None if that tick rules it out."""
+        return self._tails[lane.request_id].slots.get((lane.tick, lane.rank))
+
+    def boundary(self, request_id: str) -> int:
+        """Return up to which position a request's lanes read the main blocks."""
+        return self._tails[request_id].boundary
+
+    def __len__(self) -> int:
+        return len(self._tails)
+
+    def _promote(self, request_id: str, retired: Retired) -> list[Copy]:
+        """Bring the entries of a lane that counted to slot 0; free what does not go on."""
+        tails = self._tails[request_id]
+        winner = retired.tick, retired.rank
+        last = retired.end - 1 - tails.boundary
+        path = tails.writers[tails.slots[winner]][: last + 1]
+        copies = self._fill(request_id, tails.slots[winner], 0, path)
+        tails.slots = {
+            lane: slot
+            for lane, slot in tails.slots.items()
+            if lane[0] > retired.tick and tails.writers[slot][last] == winner
+        }
+        self._share(tails, retired.end)
+        return copies
+
+    def _place_root(self, lane: Lane, keep: bool) -> None:
+        """Start anew in the main blocks; keep what the slots hold of a flight that went on.
+
+        Without an outcome to go on from, a request is new or was preempted, so that its scratch
+        blocks hold nothing of its own; or it is in the middle of its prompt.
+        """
+        lane_id = lane.tick, lane.rank
+        if not keep:
+            boundary = lane.position // self._block_size * self._block_size
+            before = [(lane.tick, -1)] * (lane.position - boundary)
+            writers: list[list[LaneId]] = [before, *([] for _ in range(1, self._slots))]
+            self._tails[lane.request_id] = _Tails(boundary, writers)
+        tails = self._tails[lane.request_id]
+        tails.writers[0] = self._extended(tails, tails.writers[0], lane)
+        tails.slots = {lane_id: 0}
+        self._share(tails, lane.end - lane.drafted)
+
+    def _place(self, lane: Lane) -> list[Copy]:
+        tails = self._tails[lane.request_id]
+        assert lane.behind is not None
+        source = tails.slots.get((lane.behind, lane.parent))
+        if source is None:
+            return []
+        path = tails.writers[source][: lane.position - tails.boundary]
+        target, copies = source, []
+        if len(tails.writers[source]) > len(path):  # a sibling goes on there
+            free = set(range(self._slots)) - set(tails.slots.values())
+            if not free:
+                raise SlotError(
+                    f"no free slot for lane {lane.rank} of request {lane.request_id!r} in tick "
+                    f"{lane.tick}: all {self._slots} are busy"
+                )
+            target = max(sorted(free), key=lambda slot: _common(tails.writers[slot], path))
+            copies = self._fill(lane.request_id, source, target, path)
+        tails.writers[target] = self._extended(tails, tails.writers[target], lane)
+        tails.slots[lane.tick, lane.rank] = target
+        return copies
+
+    def _fill(self, request_id: str, source: int, target: int, path: list[LaneId]) -> list[Copy]:
+        """Copy what a slot lacks of a path; nothing if it has all of it."""
+        tails = self._tails[request_id]
+        start = _common(tails.writers[target], path)
+        if start == len(path):
+            return []
+        tails.writers[target] = path
+        stop = tails.boundary + len(path)
+        return [Copy(request_id, source, target, tails.boundary + start, stop)]
+
+    def _share(self, tails: _Tails, promoted: int) -> None:
+        """Move the boundary up to the last full block."""
+        boundary = promoted // self._block_size * self._block_size
+        for writers in tails.writers:
+            del writers[: boundary - tails.boundary]
+        tails.boundary = boundary
+
+    @staticmethod
+    def _extended(tails: _Tails, writers: list[LaneId], lane: Lane) -> list[LaneId]:
+        before = writers[: lane.position - tails.boundary]
+        return [*before, *[(lane.tick, lane.rank)] * lane.length]
+
+
+def _common(one: list[LaneId], other: list[LaneId]) -> int:
+    """Return how long the common beginning of two lists is."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return index
+    return min(len(one), len(other))
