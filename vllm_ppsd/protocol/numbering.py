@@ -32,7 +32,7 @@ class _Sent:
     """
 
     newest: int
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
     levels: deque[tuple[int, int]] = field(default_factory=deque)
     retired: Retired | None = None
     promoted: int = 0

@@ -108,15 +108,14 @@ class SlotBook:
     def _promote(self, request_id: str, retired: Retired) -> list[Copy]:
         """Bring the entries of a lane that counted to slot 0; free what does not go on."""
         tails = self._tails[request_id]
-        winner = retired.tick, retired.rank
-        last = retired.end - 1 - tails.boundary
-        path = tails.writers[tails.slots[winner]][: last + 1]
-        copies = self._fill(request_id, tails.slots[winner], 0, path)
+        source = tails.slots[retired.tick, retired.rank]
+        behind = retired.end - tails.boundary
         tails.slots = {
             lane: slot
             for lane, slot in tails.slots.items()
-            if lane[0] > retired.tick and tails.writers[slot][last] == winner
+            if lane[0] > retired.tick and tails.writers[slot][behind][1] == retired.continues
         }
+        copies = self._fill(request_id, source, 0, tails.writers[source][:behind])
         self._share(tails, retired.end)
         return copies
 
