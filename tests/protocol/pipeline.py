@@ -45,6 +45,7 @@ class Settings:
         preempt: how often a move is a preemption.
         abort: how often a move is an abort; half of the names are in use again at once.
         block_size: of the key/value cache.
+        lags: of the stages whose states stage 0 reads.
     """
 
     stages: int = 2
@@ -61,6 +62,7 @@ class Settings:
     preempt: float = 0.0
     abort: float = 0.0
     block_size: int = 4
+    lags: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -98,7 +100,10 @@ class Pipeline:
     def __init__(self, settings: Settings, rng: random.Random) -> None:
         self.settings, self.rng = settings, rng
         slots, depth = settings.slots, settings.depth
-        self.first = FirstStage(slots, rng, depth, settings.block_size, settings.acceptance)
+        longest = max(settings.burst, settings.reentry)
+        self.first = FirstStage(
+            slots, rng, depth, settings.block_size, longest, settings.acceptance
+        )
         self.middle = [
             MiddleStage(slots, rng, depth, StaleBook()) for _ in range(settings.stages - 2)
         ]
@@ -177,6 +182,9 @@ class Pipeline:
                 in_flight=flight.in_flight + lane.length,
             )
             lanes += level
+            self.counts["lanes"] += len(level)
+            self.counts["siblings"] += len(level) - 1
+            self.counts["chunks"] += not lane.samples
             request.drafted = self.settings.depth > 0 and (
                 not lane.samples or self.rng.random() >= self.settings.no_draft
             )
@@ -254,7 +262,6 @@ class Pipeline:
             self.counts["misses"] += outcome.missed
             self.counts["cuts"] += len(outcome.tokens) < lane.samples
             self.counts["runners-up"] += (outcome.continues or 0) > 0
-            self.counts["wide"] += passing.tick.lanes.count(lane) != len(passing.tick.lanes)
         request.flight = flight
         if request.done:
             self.abort(request.id)
@@ -307,4 +314,22 @@ class Pipeline:
                 continue
             if not any([move() for move in moves]) and not self.requests:
                 return
+        raise AssertionError("the pipeline does not come to rest")
+
+    def run_in_step(self) -> int:
+        """Run with every stage taking one round for a tick; return the number of rounds.
+
+        The scheduler sends whatever it may before each round, and hears of the last one's result.
+        """
+        for rounds in range(100_000):
+            while self.schedule():
+                pass
+            if not self.in_flight:
+                return rounds
+            due = bool(self.last.line)
+            for number in reversed(range(len(self.early))):
+                self.pass_on(number)
+            if due:
+                self.finish_tick()
+            self.receive()
         raise AssertionError("the pipeline does not come to rest")

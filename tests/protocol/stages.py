@@ -27,9 +27,13 @@ from vllm_ppsd.protocol import (
     StaleBook,
     Tick,
     TickGate,
+    slot_blocks,
 )
 
 GARBAGE = -1
+
+State = tuple[int, int]
+"""What a later stage sends back of a lane: its last position, and the entry there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +57,7 @@ class Passing:
         promoted: by request, the true entries that the main blocks must hold.
         new: how many positions of a new or preempted request's blocks are cached ones.
         rows: the lanes that the stages so far have run.
+        read: by request, the states of later stages that stage 0 read for its lane.
     """
 
     tick: Tick
@@ -65,6 +70,7 @@ class Passing:
     slots: dict[tuple[str, int], int | None] = field(default_factory=dict)
     boundaries: dict[str, int] = field(default_factory=dict)
     drafts: Drafts | None = None
+    read: dict[str, list[State | None]] = field(default_factory=dict)
 
 
 class Stage:
@@ -200,14 +206,26 @@ class MiddleStage(EarlyStage):
 
 
 class FirstStage(EarlyStage):
-    """Drafts: of every candidate the true token with probability ``acceptance``."""
+    """Drafts: every token is the true one with probability ``acceptance``.
+
+    Args:
+        slots, depth, block_size, acceptance: as in the pipeline's settings.
+        longest: most drafts of a lane.
+    """
 
     def __init__(
-        self, slots: int, rng: random.Random, depth: int, block_size: int, acceptance: float
+        self,
+        slots: int,
+        rng: random.Random,
+        depth: int,
+        block_size: int,
+        longest: int,
+        acceptance: float,
     ) -> None:
         self.drafts = DraftBook()
         super().__init__(slots, rng, depth, self.drafts)
         self.placement = SlotBook(slots, block_size)
+        self.slot_size = block_size * slot_blocks(block_size, depth, longest)
         self.acceptance = acceptance
         self.drafted: dict[str, tuple[int, list[tuple[Node, list[int]]]]] = {}
         self.copied = 0
@@ -245,7 +263,9 @@ class FirstStage(EarlyStage):
         for lane in tick.lanes:
             slot = self.placement.slot(lane)
             passing.slots[lane.request_id, lane.rank] = slot
-            passing.boundaries[lane.request_id] = self.placement.boundary(lane.request_id)
+            boundary = self.placement.boundary(lane.request_id)
+            passing.boundaries[lane.request_id] = boundary
+            assert not slot or lane.end - boundary <= self.slot_size, "a slot is too small"
             if lane.is_root:
                 node = self._root(passing, lane)
             else:

@@ -17,7 +17,7 @@ from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.numbering import TickBook
 from vllm_ppsd.protocol.pruning import OrderError, StaleBook, TickGate
 from vllm_ppsd.protocol.retirement import RetirementBook
-from vllm_ppsd.protocol.slots import SlotBook, SlotError
+from vllm_ppsd.protocol.slots import SlotBook, SlotError, slot_blocks
 from vllm_ppsd.protocol.tick import (
     Candidate,
     Copy,
@@ -61,5 +61,6 @@ __all__ = [
     "TickGate",
     "flush",
     "may_enter",
+    "slot_blocks",
     "steps_in_flight",
 ]

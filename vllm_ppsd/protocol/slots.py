@@ -3,7 +3,7 @@
 Siblings stand at the same position, so a lane sees its ancestors through a block table of its own.
 Up to ``boundary``, a multiple of the block size, it is that of the request's main blocks; from
 there on it is that of a *slot*. Slot 0 is the main blocks themselves, every other slot scratch
-blocks: as many as hold a partly filled block and what may be unverified.
+blocks: as many as hold a partly filled block and what may be unverified (``slot_blocks``).
 
 - The first child of a lane goes on in its parent's slot. So a request without siblings stays in
   slot 0, and nothing is ever copied.
@@ -34,6 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from vllm_ppsd.protocol.flight import steps_in_flight
 from vllm_ppsd.protocol.tick import Copy, Lane, Retired, Tick
 
 LaneId = tuple[int, int]
@@ -57,6 +58,19 @@ class _Tails:
     boundary: int
     writers: list[list[LaneId]]
     slots: dict[LaneId, int] = field(default_factory=dict)
+
+
+def slot_blocks(block_size: int, depth: int, length: int) -> int:
+    """Return how many scratch blocks a slot needs.
+
+    Block b of the sequence is in the slot's block b modulo this number.
+
+    Args:
+        block_size: of the key/value cache.
+        depth: drafted ticks that may be unverified.
+        length: most drafts of a lane.
+    """
+    return -(-(block_size - 1 + steps_in_flight(depth) * length) // block_size)
 
 
 class SlotBook:
@@ -145,17 +159,21 @@ class SlotBook:
         path = tails.writers[source][: lane.position - tails.boundary]
         target, copies = source, []
         if len(tails.writers[source]) > len(path):  # a sibling goes on there
-            free = set(range(self._slots)) - set(tails.slots.values())
+            free = self._free(tails)
             if not free:
                 raise SlotError(
                     f"no free slot for lane {lane.rank} of request {lane.request_id!r} in tick "
                     f"{lane.tick}: all {self._slots} are busy"
                 )
-            target = max(sorted(free), key=lambda slot: _common(tails.writers[slot], path))
+            target = max(free, key=lambda slot: _common(tails.writers[slot], path))
             copies = self._fill(lane.request_id, source, target, path)
         tails.writers[target] = self._extended(tails, tails.writers[target], lane)
         tails.slots[lane.tick, lane.rank] = target
         return copies
+
+    def _free(self, tails: _Tails) -> list[int]:
+        busy = set(tails.slots.values())
+        return [slot for slot in range(self._slots) if slot not in busy]
 
     def _fill(self, request_id: str, source: int, target: int, path: list[LaneId]) -> list[Copy]:
         """Copy what a slot lacks of a path; nothing if it has all of it."""
