@@ -197,7 +197,7 @@ class Pipeline:
             return False
         tick = self.book.tick(lanes, no_draft, left=self.left, shapes=shapes)
         self.left = []
-        promoted = {lane.request_id: self._promoted(lane.request_id) for lane in lanes}
+        promoted = {r.id: self._promoted(r) for r in self.requests.values() if r.blocks}
         self.first.line.append(Passing(tick, known, promoted, new))
         self.owners.append({lane.request_id: self.requests[lane.request_id] for lane in lanes})
         self.in_flight += 1
@@ -224,10 +224,10 @@ class Pipeline:
     def _size(self, most: int, least: int = 1) -> int:
         return self.rng.randint(least, most) if self.settings.vary and most > least else most
 
-    def _promoted(self, request_id: str) -> list[int]:
-        request = self.requests[request_id]
+    def _promoted(self, request: Request) -> list[int]:
+        """The entries that the prefix cache may hash from this tick on."""
         final = request.flight.computed - request.flight.unverified
-        return request.path[: self.book.cacheable(request_id, final)]
+        return request.path[: self.book.cacheable(request.id, final)]
 
     def receive(self) -> bool:
         if not self.results:

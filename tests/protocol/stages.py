@@ -86,10 +86,15 @@ class Stage:
         for request_id, cached in passing.new.items():
             kept = self.cache[request_id][0][:cached] if cached else []
             self.cache[request_id] = [kept, *([] for _ in range(1, self.slots))]
-        for copy in passing.copies:
-            slots = self.cache[copy.request_id]
-            piece = slots[copy.source][copy.start : copy.stop]
-            self.write(slots[copy.target], copy.start, piece)
+        # All reads, then all writes, in any order: copies of a tick do not touch each other.
+        pieces = [
+            (copy, self.cache[copy.request_id][copy.source][copy.start : copy.stop])
+            for copy in passing.copies
+        ]
+        if self.rng.random() < 0.5:
+            pieces.reverse()
+        for copy, piece in pieces:
+            self.write(self.cache[copy.request_id][copy.target], copy.start, piece)
 
     def run(self, passing: Passing, lane: Lane) -> None:
         """A lane reads what its block table shows, and writes its own entries."""
@@ -153,7 +158,6 @@ class EarlyStage(Stage):
         """Run those of ``lanes`` that nothing heard so far rules out, and only those."""
         tick = passing.tick
         alive = [lane for lane in lanes if not self._ruled_out(passing, lane)]
-        self.check_start(alive)
         for lane in tick.lanes:
             if lane.is_root:
                 self.roots[lane.request_id] = lane.tick
@@ -161,6 +165,7 @@ class EarlyStage(Stage):
         passing.rows = [lane for lane in lanes if not self.book.is_stale(lane)]
         assert passing.rows == alive, "other lanes run than those that may count"
         assert runs or not alive
+        assert not runs or alive or len(lanes) < len(tick.lanes), "a tick of stale lanes runs"
         self.started.append({lane.request_id: self.roots[lane.request_id] for lane in alive})
         self.skipped += not alive
         self.pruned += len(tick.lanes) - len(alive)
@@ -171,9 +176,6 @@ class EarlyStage(Stage):
             if lane not in alive and self.rng.random() < 0.3:
                 self.spoil(passing, lane)
         self.check_promoted(passing)
-
-    def check_start(self, alive: list[Lane]) -> None:
-        """Stages behind the first hold nothing."""
 
     def _note(self, request_id: str, tick: int, rank: int, continues: int | None) -> None:
         if tick > self.heard.get(request_id, (-1,))[0]:
@@ -237,10 +239,12 @@ class FirstStage(EarlyStage):
         if passing.drafts is None:
             self.enter(passing)
             self._embed(passing)
-        if self.gate.due(passing.tick) > len(self.judgements):
+        due = self.gate.due(passing.tick)
+        assert due == self._due(passing), "the gate waits for other judgements than it must"
+        if due > len(self.judgements):
             return None
         self.line.popleft()
-        for _ in range(self.gate.due(passing.tick)):
+        for _ in range(due):
             self.hear()
         self.catch_up()
         self.start(passing, list(passing.tick.lanes))
@@ -248,12 +252,17 @@ class FirstStage(EarlyStage):
         self._draft(passing)
         return passing
 
-    def check_start(self, alive: list[Lane]) -> None:
-        if any(not lane.is_root for lane in alive):
-            current = [
-                ids for ids in self.started if any(self.roots[i] == r for i, r in ids.items())
-            ]
-            assert len(current) <= self.depth, "the gate lets a tick too many pass"
+    def _due(self, passing: Passing) -> int:
+        """How many judgements must come in before at most ``depth`` ticks are unverified."""
+        if not any(
+            not lane.is_root and not self._ruled_out(passing, lane) for lane in passing.tick.lanes
+        ):
+            return 0
+        current = [any(self.roots[i] == root for i, root in ids.items()) for ids in self.started]
+        due = 0
+        while sum(current[due:]) > self.depth:
+            due += 1
+        return due
 
     def _embed(self, passing: Passing) -> None:
         tick = passing.tick
