@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from protocol.pipeline import Pipeline, Settings
+from protocol.pipeline import Pipeline
+from protocol.request import Settings
 from protocol.stages import GARBAGE, FirstStage, LastStage, Passing, State
 
 from vllm_ppsd.protocol import DiagonalBook, Lane, Outcome

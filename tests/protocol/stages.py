@@ -275,10 +275,7 @@ class FirstStage(EarlyStage):
             boundary = self.placement.boundary(lane.request_id)
             passing.boundaries[lane.request_id] = boundary
             assert not slot or lane.end - boundary <= self.slot_size, "a slot is too small"
-            if lane.is_root:
-                node = self._root(passing, lane)
-            else:
-                node = self._follow(lane)
+            node = self._root(passing, lane) if lane.is_root else self._follow(lane)
             if node is not None:
                 passing.nodes[lane.request_id, lane.rank] = node
                 assert slot is not None or self._ruled_out(passing, lane)

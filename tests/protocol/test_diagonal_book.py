@@ -6,11 +6,11 @@ from vllm_ppsd.protocol import DiagonalBook, Lane
 
 
 def known(position: int, length: int = 1, request: str = "a") -> Lane:
-    return Lane(request, position, length, drafted=False)
+    return Lane(request, 0, position, length)
 
 
 def drafted(position: int, request: str = "a") -> Lane:
-    return Lane(request, position, 1, drafted=True)
+    return Lane(request, 1, position, drafted=1, behind=0)
 
 
 def test_a_prompt_reads_nothing_and_the_first_token_reads_its_last_position():
@@ -18,12 +18,12 @@ def test_a_prompt_reads_nothing_and_the_first_token_reads_its_last_position():
     prompt = known(0, 5)
     book.enter([prompt])
     assert book.owed(0, [prompt]) == 0
-    assert book.read(prompt, 0, late=False) is None
+    assert book.read(prompt, 0) is None
     book.enter([drafted(5)])
     assert book.owed(0, [drafted(5)]) == 1
     book.arrive(0, ["F4"])
     assert book.owed(0, [drafted(5)]) == 0
-    assert book.read(drafted(5), 0, late=False) == "F4"
+    assert book.read(drafted(5), 0) == "F4"
 
 
 def test_a_third_stage_is_two_positions_behind():
@@ -33,18 +33,8 @@ def test_a_third_stage_is_two_positions_behind():
     for source in (0, 1):
         book.arrive(source, [f"{source}@2"])
     book.arrive(0, ["0@3"])
-    assert book.read(drafted(4), 0, late=False) == "0@3"
-    assert book.read(drafted(4), 1, late=False) == "1@2"
-
-
-def test_a_late_state_will_do_only_if_asked_for():
-    book: DiagonalBook[str] = DiagonalBook([1])
-    for lane in (known(0, 3), drafted(3), drafted(4)):
-        book.enter([lane])
-    book.arrive(0, ["F2"])
-    assert book.owed(0, [drafted(4)]) == 1
-    assert book.read(drafted(4), 0, late=False) is None
-    assert book.read(drafted(4), 0, late=True) == "F2"
+    assert book.read(drafted(4), 0) == "0@3"
+    assert book.read(drafted(4), 1) == "1@2"
 
 
 def test_after_a_flush_the_stale_lane_leaves_nothing():
@@ -56,10 +46,10 @@ def test_after_a_flush_the_stale_lane_leaves_nothing():
     book.arrive(0, ["stale F3"])
     book.arrive(0, ["stale F4"])
     book.enter([drafted(4)])
-    assert book.read(drafted(4), 0, late=False) is None
+    assert book.read(drafted(4), 0) is None
     assert book.owed(0, [drafted(4)]) == 1
     book.arrive(0, ["F3"])
-    assert book.read(drafted(4), 0, late=False) == "F3"
+    assert book.read(drafted(4), 0) == "F3"
 
 
 def test_skipped_ticks_bring_nothing_but_are_counted():
@@ -68,7 +58,7 @@ def test_skipped_ticks_bring_nothing_but_are_counted():
     book.enter([drafted(3)])
     book.arrive(0, None)
     assert book.owed(0, [drafted(3)]) == 0
-    assert book.read(drafted(3), 0, late=False) is None
+    assert book.read(drafted(3), 0) is None
 
 
 def test_nothing_is_kept_of_requests_that_left_and_of_positions_long_gone():

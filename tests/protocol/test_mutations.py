@@ -83,9 +83,7 @@ def a_lane_goes_on_by_the_rank_of_its_parent(monkeypatch):
 @mutation
 def the_gate_lets_a_tick_too_many_pass(monkeypatch):
     init = TickGate.__init__
-    monkeypatch.setattr(
-        TickGate, "__init__", lambda self, depth, book: init(self, depth + 1, book)
-    )
+    monkeypatch.setattr(TickGate, "__init__", lambda self, depth, book: init(self, depth + 1, book))
 
 
 @mutation

@@ -6,7 +6,8 @@ import random
 
 import pytest
 from protocol.feedback import FeedbackPipeline
-from protocol.pipeline import Pipeline, Request, Settings
+from protocol.pipeline import Pipeline
+from protocol.request import Request, Settings
 
 
 def make(seed: int, count: int, kind: type[Pipeline] = Pipeline, **settings) -> Pipeline:

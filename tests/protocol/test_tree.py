@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from protocol.pipeline import Pipeline, Settings
+from protocol.pipeline import Pipeline
+from protocol.request import Settings
 from protocol.trees import run_trees
 
 GROUPS, SIZE = 20, 1000

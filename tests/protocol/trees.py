@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from protocol.pipeline import Pipeline, Settings
+from protocol.pipeline import Pipeline
+from protocol.request import Settings
 
 
 def random_tree(seed: int) -> Pipeline:

@@ -22,9 +22,9 @@ blocks: as many as hold a partly filled block and what may be unverified (``slot
 
 All this follows from the ticks alone, with the parents that stage 0 filled in, so that all stages
 and all ranks of a tensor parallel group agree, whatever judgements each has heard. Every stage
-carries out every copy of every tick, run or skipped, in any order: no copy of a tick reads or writes
-what another one writes. A lane without a slot is one that the tick itself rules out
-(``StaleBook.enter``).
+carries out every copy of every tick, run or skipped. No copy of a tick reads or writes what another
+one of it writes, so their order does not matter. A lane without a slot is one that the tick itself
+rules out (``StaleBook.enter``).
 
 Invariant: if a lane counts, its slot holds, from the boundary to its position, what its own
 ancestors wrote, on every stage; below the boundary the main blocks hold it.
