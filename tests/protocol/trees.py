@@ -19,7 +19,7 @@ def random_tree(seed: int) -> Pipeline:
         acceptance=rng.choice([0.0, 0.3, 0.6, 0.8, 0.9, 1.0]),
         slots=rng.choice([width, 2 * width, 16]),
         width=width,
-        burst=rng.randint(1, 8),
+        burst=rng.choice([1, 1, 2, 2, 3, 4, 5, 6, 7, 8]),
         reentry=rng.choice([0, 0, 1, 3, 7]),
         vary=rng.random() < 0.8,
         chunked=rng.random() < 0.5,
@@ -31,7 +31,7 @@ def random_tree(seed: int) -> Pipeline:
     )
     pipeline = Pipeline(settings, rng)
     for number in range(rng.choice([1, 1, 1, 2, 3])):
-        pipeline.add_random(f"r{number}")
+        pipeline.add_random(f"r{number}", length=14)
     return pipeline
 
 

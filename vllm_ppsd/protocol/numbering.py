@@ -1,12 +1,12 @@
 """The scheduler makes the ticks: it numbers them and decides the levels of every request.
 
-It knows neither the tokens nor the parents of the lanes it sends. It knows how many levels of a
-request are in flight and how many lanes each has, and goes on from the outcomes.
+It knows neither the tokens nor the parents of the lanes it sends: only how many levels of a
+request are in flight, how many lanes each has, and the outcomes that are in.
 
 A level's shape is decided one tick before the level, because stage 0 drafts it then. Its width is
 bounded by the slots (see ``slots``): a level of w lanes takes at most w - 1 more of them than the
-levels before, and they are free again once the scheduler has told the stages the level's outcome.
-So the sum of w - 1 over the levels whose outcome is not in, plus one, never exceeds the slots.
+levels before, and they are free again in the tick that carries the level's outcome to the stages.
+So one plus the sum of w - 1 over the levels whose outcome is not in never exceeds the slots.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vllm_ppsd.protocol.tick import Lane, Outcome, Retired, Shape, Tick
 
 @dataclass(slots=True)
 class _Sent:
-    """What the scheduler has sent of a request, and heard of it.
+    """What the scheduler has sent of a request.
 
     Attributes:
         newest: number of the newest tick with a level of it.
         shape: of the level behind that one.
         levels: tick and width of the levels whose outcome is not in.
-        retired: the newest outcome, if no tick has told it to the stages yet.
+        retired: the newest outcome, until a tick carries it to the stages.
         promoted: positions whose final entries are in the main blocks, on every stage behind
             that newest tick.
     """
@@ -73,9 +73,10 @@ class TickBook:
 
     def level(self, request_id: str, position: int) -> tuple[Lane, ...]:
         """Return the lanes that embed what stage 0 drafts behind a request's newest level."""
-        width, length = self.shape(request_id).width, self.shape(request_id).length
+        length = self.shape(request_id).length
         return tuple(
-            self.lane(request_id, position, length, 0, length, rank) for rank in range(width)
+            self.lane(request_id, position, length, 0, length, rank)
+            for rank in range(self.shape(request_id).width)
         )
 
     def shape(self, request_id: str) -> Shape:
@@ -101,25 +102,25 @@ class TickBook:
         levels: dict[str, list[Lane]] = {}
         for lane in lanes:
             levels.setdefault(lane.request_id, []).append(lane)
-        told: dict[str, Retired] = {}
+        retired: dict[str, Retired] = {}
         decided: dict[str, Shape] = {}
         for request_id, level in levels.items():
             sent = self._send(level)
             if sent.retired is not None:
-                told[request_id], sent.retired = sent.retired, None
+                retired[request_id], sent.retired = sent.retired, None
             sent.shape = self._bounded(sent, (shapes or {}).get(request_id, Shape()))
             if sent.shape != Shape():
                 decided[request_id] = sent.shape
         number, self._number = self._number, self._number + 1
         return Tick(
-            number, lanes, frozenset(no_draft_req_ids), dict(seeds or {}), left, decided, told
+            number, lanes, frozenset(no_draft_req_ids), dict(seeds or {}), left, decided, retired
         )
 
     def judge(self, lane: Lane, outcome: Outcome) -> None:
         """Take in the outcome of the level that ``lane`` is of.
 
-        One that a preemption has made void is ignored. If no lane goes on, what is in flight
-        is stale.
+        It is ignored if the request was preempted after that level was sent. If no lane
+        continues, all levels in flight are stale.
         """
         sent = self._sent.get(lane.request_id)
         if sent is None or not sent.levels or sent.levels[0][0] != lane.tick:

@@ -1,11 +1,12 @@
 """Before the last stage: which lanes need not run, and when a tick may start.
 
 Every stage but the last takes in the last stage's judgements as they come. An outcome says which
-lane of a tick counted and which lane of the next goes on: of what is in flight of the request only
-that lane and its descendants are alive. If none goes on, nothing is until a root enters.
+lane of a tick counted and which lane of the next tick continues it. Of the request's lanes in
+flight, only that one and its descendants are not stale then; if there is none, all are stale
+until a root enters.
 
-A judgement only saves work. Whatever a stage has heard, a lane that will count is alive to it, and
-so were that lane's ancestors when they passed.
+A judgement only saves work. Whichever judgements a stage has received, a lane that will count is
+not stale there, nor were its ancestors when they passed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vllm_ppsd.protocol.tick import Judgement, Lane, Outcome, Tick
-
-LaneId = tuple[int, int]
-"""Tick and rank of a lane."""
+from vllm_ppsd.protocol.tick import Judgement, Lane, LaneId, Outcome, Tick
 
 
 class OrderError(RuntimeError):
@@ -33,7 +31,7 @@ class _Flight:
         root: number of the root's tick.
         parents: of every lane in flight behind the newest outcome.
         judged: number of the tick that the newest outcome is of; -1 before the first.
-        continues: which lane behind that tick goes on.
+        continues: rank of the lane behind that tick that continues the request.
     """
 
     root: int
@@ -65,13 +63,13 @@ class StaleBook:
         if lane.behind is None:
             self._flights[lane.request_id] = _Flight(lane.tick)
         elif flight := self._flights.get(lane.request_id):
-            flight.parents[lane.tick, lane.rank] = lane.behind, lane.parent
+            flight.parents[lane.id] = lane.behind, lane.parent
         return lane
 
     def judge(self, tick: int, outcome: Outcome) -> None:
         """Take in the outcome of a tick.
 
-        The scheduler may have heard of a miss first: once a root has entered, the outcome of
+        The scheduler may have received a miss first: once a root has entered, the outcome of
         an earlier tick says nothing new. A request that has left is ignored.
         """
         self._rule_out(outcome.request_id, tick, outcome.continues)

@@ -65,7 +65,7 @@ class RetirementBook:
         )
 
     def _next(self, lane: Lane, token: int, candidates: Sequence[Candidate]) -> int | None:
-        """Return the rank of the lane that goes on from ``lane`` with ``token``."""
+        """Return the rank of the lane that continues ``lane`` with ``token``."""
         for rank, candidate in enumerate(candidates):
             if candidate.parent == lane.rank and candidate.drafts[0].token == token:
                 self._continues[lane.request_id] = lane.tick, rank, candidate.drafts[1:]

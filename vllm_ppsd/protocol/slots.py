@@ -1,30 +1,31 @@
 """Where the key/value entries of siblings are: slots, and copies between them.
 
-Siblings stand at the same position, so a lane sees its ancestors through a block table of its own.
-Up to ``boundary``, a multiple of the block size, it is that of the request's main blocks; from
-there on it is that of a *slot*. Slot 0 is the main blocks themselves, every other slot scratch
-blocks: as many as hold a partly filled block and what may be unverified (``slot_blocks``).
+Siblings stand at the same position, so a lane sees its ancestors through a block table of its
+own. Up to ``boundary``, a multiple of the block size, it is that of the request's main blocks;
+from there on it is that of a *slot*. Slot 0 is the main blocks themselves, every other slot
+scratch blocks: as many as hold a partly filled block and what may be unverified
+(``slot_blocks``).
 
-- The first child of a lane goes on in its parent's slot. So a request without siblings stays in
+- The first child of a lane continues in its parent's slot. So a request without siblings stays in
   slot 0, and nothing is ever copied.
-- Every other child takes a slot that is free, the one that has most of its ancestors' entries,
-  and copies what that slot lacks from its parent's.
-- A slot is busy while the fate of a lane in it is open: until a tick has told the stages what
-  became of the lane (``Tick.retired``). Meanwhile its entries stay, children or not. (The other
-  way, to give a slot up as soon as its lane has no child, needs only as many slots as a level has
-  lanes; but if such a lane is the one that counts, the re-entry must carry its tokens and its
-  ancestors' again, in the pass that everything waits for, and vLLM's counters of computed
-  positions no longer say which entries exist. Scratch blocks are cheaper.)
-- When a tick tells of a lane that counted, its entries and its ancestors' are copied to slot 0
-  first (*promoted*): lanes may share them, and the prefix cache may hash them, from that tick on.
-  Slots of lanes that are not its descendants are free then. A root enters in slot 0, and all
-  others are free.
+- Every other child takes the free slot that has most of its ancestors' entries, and copies what
+  that slot lacks from its parent's.
+- A slot is busy from the tick of a lane in it to the tick that carries the lane's outcome to the
+  stages (``Tick.retired``); so long its entries stay, whether the lane has children or not. (To
+  free a slot as soon as its lane has no child would need only as many slots as a level has lanes.
+  But if that lane is the one that counts, the re-entry must carry its tokens and its ancestors'
+  once more, in the pass that everything waits for, and vLLM's counters of computed positions no
+  longer say which entries exist. Scratch blocks are cheaper.)
+- In that tick the entries of the lane that counted and of its ancestors are copied to slot 0
+  first (*promoted*): from then on lanes may share them, and the prefix cache may hash them. Slots
+  of lanes that are not its descendants are free. A root enters in slot 0, and all others are
+  free.
 
 All this follows from the ticks alone, with the parents that stage 0 filled in, so that all stages
-and all ranks of a tensor parallel group agree, whatever judgements each has heard. Every stage
-carries out every copy of every tick, run or skipped. No copy of a tick reads or writes what another
-one of it writes, so their order does not matter. A lane without a slot is one that the tick itself
-rules out (``StaleBook.enter``).
+and all ranks of a tensor parallel group agree, whatever judgements each has received. Every stage
+carries out every copy of every tick, run or skipped. No copy of a tick reads or writes what
+another one of it writes, so their order does not matter. A lane without a slot is one that the
+tick itself rules out (``StaleBook.enter``).
 
 Invariant: if a lane counts, its slot holds, from the boundary to its position, what its own
 ancestors wrote, on every stage; below the boundary the main blocks hold it.
@@ -36,14 +37,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from vllm_ppsd.protocol.flight import steps_in_flight
-from vllm_ppsd.protocol.tick import Copy, Lane, Retired, Tick
-
-LaneId = tuple[int, int]
-"""Tick and rank of a lane."""
+from vllm_ppsd.protocol.tick import Copy, Lane, LaneId, Retired, Tick
 
 
 class SlotError(RuntimeError):
-    """A lane found no free slot: the scheduler sent a level wider than it may be."""
+    """No slot is free for a lane: the scheduler sent a level wider than it may be."""
 
 
 @dataclass(slots=True)
@@ -53,7 +51,7 @@ class _Tails:
     Attributes:
         boundary: first position that is not shared.
         writers: by slot, the lanes that the entries from the boundary on are of.
-        slots: of the lanes whose fate is open.
+        slots: of the lanes whose outcome no tick has carried to the stages yet.
     """
 
     boundary: int
@@ -111,7 +109,7 @@ class SlotBook:
 
     def slot(self, lane: Lane) -> int | None:
         """Return the slot of a lane of the newest tick; None if that tick rules it out."""
-        return self._tails[lane.request_id].slots.get((lane.tick, lane.rank))
+        return self._tails[lane.request_id].slots.get(lane.id)
 
     def boundary(self, request_id: str) -> int:
         """Return up to which position a request's lanes read the main blocks."""
@@ -121,7 +119,7 @@ class SlotBook:
         return len(self._tails)
 
     def _promote(self, request_id: str, retired: Retired) -> list[Copy]:
-        """Bring the entries of a lane that counted to slot 0; free what does not go on."""
+        """Bring the entries of a lane that counted to slot 0; free what does not continue it."""
         tails = self._tails[request_id]
         source = tails.slots[retired.tick, retired.rank]
         behind = retired.end - tails.boundary
@@ -135,12 +133,11 @@ class SlotBook:
         return copies
 
     def _place_root(self, lane: Lane, keep: bool) -> None:
-        """Start anew in the main blocks; keep what the slots hold of a flight that went on.
+        """Enter in the main blocks; keep track of the other slots' entries if ``keep``.
 
-        Without an outcome to go on from, a request is new or was preempted, so that its scratch
-        blocks hold nothing of its own; or it is in the middle of its prompt.
+        A root that follows no outcome is of a new or preempted request, so that the scratch
+        blocks hold nothing of it; or it is in the middle of its prompt.
         """
-        lane_id = lane.tick, lane.rank
         if not keep:
             boundary = lane.position // self._block_size * self._block_size
             before = [(lane.tick, -1)] * (lane.position - boundary)
@@ -148,7 +145,7 @@ class SlotBook:
             self._tails[lane.request_id] = _Tails(boundary, writers)
         tails = self._tails[lane.request_id]
         tails.writers[0] = self._extended(tails, tails.writers[0], lane)
-        tails.slots = {lane_id: 0}
+        tails.slots = {lane.id: 0}
         self._share(tails, lane.end - lane.drafted)
 
     def _place(self, lane: Lane) -> list[Copy]:
@@ -159,7 +156,7 @@ class SlotBook:
             return []
         path = tails.writers[source][: lane.position - tails.boundary]
         target, copies = source, []
-        if len(tails.writers[source]) > len(path):  # a sibling goes on there
+        if len(tails.writers[source]) > len(path):  # a sibling continues there
             free = self._free(tails)
             if not free:
                 raise SlotError(
@@ -169,7 +166,7 @@ class SlotBook:
             target = max(free, key=lambda slot: _common(tails.writers[slot], path))
             copies = self._fill(lane.request_id, source, target, path)
         tails.writers[target] = self._extended(tails, tails.writers[target], lane)
-        tails.slots[lane.tick, lane.rank] = target
+        tails.slots[lane.id] = target
         return copies
 
     def _free(self, tails: _Tails) -> list[int]:
@@ -196,7 +193,7 @@ class SlotBook:
     @staticmethod
     def _extended(tails: _Tails, writers: list[LaneId], lane: Lane) -> list[LaneId]:
         before = writers[: lane.position - tails.boundary]
-        return [*before, *[(lane.tick, lane.rank)] * lane.length]
+        return [*before, *[lane.id] * lane.length]
 
 
 def _common(one: list[LaneId], other: list[LaneId]) -> int:

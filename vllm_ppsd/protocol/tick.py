@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import msgspec
 
+LaneId = tuple[int, int]
+"""Tick and rank of a lane: with the request, its identity."""
+
 
 class Lane(msgspec.Struct, frozen=True):
-    """One row of a tick: some tokens of one request. ``tick`` and ``rank`` are its identity.
+    """Some consecutive tokens of one request in a tick.
 
     Attributes:
         request_id: the engine's id of the request.
@@ -44,6 +47,11 @@ class Lane(msgspec.Struct, frozen=True):
     parent: int = 0
 
     @property
+    def id(self) -> LaneId:
+        """Its tick and rank."""
+        return self.tick, self.rank
+
+    @property
     def end(self) -> int:
         """Position of the token that the lane's last row samples."""
         return self.position + self.length
@@ -62,7 +70,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Retired(msgspec.Struct, frozen=True):
-    """What the scheduler had heard of a request when it made a tick: its newest outcome.
+    """The newest outcome of a request that the scheduler knew when it made a tick.
 
     Attributes:
         tick: number of the tick that the outcome is of.
