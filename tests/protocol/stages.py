@@ -99,8 +99,9 @@ class Stage:
     def run(self, passing: Passing, lane: Lane) -> None:
         """A lane reads what its block table shows, and writes its own entries."""
         node = passing.nodes[lane.request_id, lane.rank]
-        slots = self.cache[lane.request_id]
-        slot = slots[passing.slots[lane.request_id, lane.rank]]
+        slots, number = self.cache[lane.request_id], passing.slots[lane.request_id, lane.rank]
+        assert number is not None, "a lane without a slot runs"
+        slot = slots[number]
         boundary = min(passing.boundaries[lane.request_id], lane.position)
         read = slots[0][:boundary] + slot[boundary : lane.position]
         assert read == node.path[: lane.position], f"stale entries: {lane}"
