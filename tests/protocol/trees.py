@@ -51,6 +51,7 @@ def run_trees(seeds: range) -> Counter[str]:
         pipeline.run(DISTURBED)
         for request in requests:
             assert request.done or pipeline.settings.abort
+        assert pipeline.settings.width > 1 or not pipeline.first.copied
         total.update(pipeline.counts)
         total["copies"] += pipeline.first.copied
         total["pruned"] += pipeline.first.pruned

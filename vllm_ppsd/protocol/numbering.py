@@ -72,7 +72,10 @@ class TickBook:
         return Lane(request_id, self._number, position, length, drafted, samples, behind, rank)
 
     def level(self, request_id: str, position: int) -> tuple[Lane, ...]:
-        """Return the lanes that embed what stage 0 drafts behind a request's newest level."""
+        """Return the lanes that embed what stage 0 drafts behind a request's newest level.
+
+        All of them belong into one tick: the last stage may continue with any.
+        """
         length = self.shape(request_id).length
         return tuple(
             self.lane(request_id, position, length, 0, length, rank)
@@ -94,7 +97,8 @@ class TickBook:
         """Return the next tick; arguments as its attributes.
 
         Args:
-            shapes: as wanted; where slots are short, the level is narrower.
+            shapes: as wanted, and short enough for the sequence's greatest length; where slots
+                are short, the level is narrower.
         """
         left, lanes = tuple(left), tuple(lanes)
         for request_id in left:
