@@ -1,149 +1,94 @@
 """A pipeline of the protocol alone: scheduler, n stages, no engine, no model.
 
-The "model" is a function of the tokens so far, so that every stale context gives
-another token: an output that equals the oracle's proves that only retired tokens
-were in the context of whatever was delivered.
+The scheduler's counters are kept as vLLM's ``AsyncScheduler`` keeps them. Everything moves at
+random moments.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from dataclasses import replace
+
+from protocol.request import Request, Settings
+from protocol.stages import EarlyStage, FirstStage, LastStage, MiddleStage, Passing
 
 from vllm_ppsd.protocol import (
-    DiagonalBook,
-    DraftBook,
     Flight,
+    Judgement,
     Lane,
-    RetirementBook,
-    TickGate,
-    Verdict,
+    Shape,
+    StaleBook,
+    TickBook,
     flush,
     may_enter,
     steps_in_flight,
 )
 
 
-def true_token(tokens: tuple[int, ...]) -> int:
-    """The oracle: the next token of a context."""
-    return hash(("model", tokens)) % 50
-
-
-def oracle(prompt: list[int], length: int) -> list[int]:
-    """Plain decoding."""
-    tokens = list(prompt)
-    for _ in range(length):
-        tokens.append(true_token(tuple(tokens)))
-    return tokens[len(prompt) :]
-
-
-@dataclass
-class Request:
-    """The scheduler's view of a request."""
-
-    id: str
-    prompt: list[int]
-    length: int
-    output: list[int] = field(default_factory=list)
-    flight: Flight = field(default_factory=lambda: Flight(0, 0, 0))
-    preempted: bool = False
-    drafted: bool = True
-
-    @property
-    def tokens(self) -> list[int]:
-        return self.prompt + self.output
-
-    @property
-    def done(self) -> bool:
-        return len(self.output) >= self.length
-
-
-@dataclass
-class Tick:
-    """What travels from the scheduler through the stages."""
-
-    lanes: list[Lane]
-    known: dict[str, list[int]]
-    finished: list[str]
-    inputs: dict[str, list[int]] = field(default_factory=dict)
-    drafts: dict[str, int] = field(default_factory=dict)
-    quiet: set[str] = field(default_factory=set)
-    skipped: bool = False
-    read: dict[str, list[tuple[int, ...] | None]] = field(default_factory=dict)
-
-
 class Pipeline:
-    """Runs requests through ``stages`` stages, one tick per stage at a time.
+    """Runs requests; ``counts`` says what happened."""
 
-    Args:
-        stages: number of stages.
-        depth: drafts that may be in flight.
-        draft: (context, true token) to drafted token.
-        rng: source of all choices.
-        hold: share of the ticks that a decoding request is kept out of, as a policy may.
-        quiet: share of the lanes of decoding requests behind which nothing is drafted.
-        lags: of the stages that send states back; a state is the context it was made from.
-        waits: whether stage 0 waits for the newest states.
-    """
-
-    def __init__(
-        self,
-        stages: int,
-        depth: int,
-        draft: Callable[[tuple[int, ...], int], int],
-        rng: random.Random,
-        hold: float = 0.0,
-        quiet: float = 0.0,
-        lags: tuple[int, ...] = (),
-        waits: bool = True,
-    ) -> None:
-        self.depth = depth
-        self.hold = hold
-        self.quiet = quiet
-        self.draft = draft
-        self.rng = rng
+    def __init__(self, settings: Settings, rng: random.Random) -> None:
+        self.settings, self.rng = settings, rng
+        slots, depth = settings.slots, settings.depth
+        longest = max(settings.burst, settings.reentry)
+        self.first = FirstStage(
+            slots, rng, depth, settings.block_size, longest, settings.acceptance
+        )
+        self.middle = [
+            MiddleStage(slots, rng, depth, StaleBook()) for _ in range(settings.stages - 2)
+        ]
+        self.last = LastStage(slots, rng)
+        self.early: list[EarlyStage] = [self.first, *self.middle]
+        self.book = TickBook(slots)
         self.requests: dict[str, Request] = {}
-        self.queue_size = max(stages, steps_in_flight(depth))
-        self.line: deque[Tick] = deque()  # scheduled, not yet run by stage 0
-        self.between: list[Tick] = []  # run by stage 0, not yet by the last stage
-        self.results: deque[tuple[Tick, dict[str, int]]] = deque()
-        self.drafts = DraftBook()
-        self.gate = TickGate(depth, self.drafts)
-        self.verdicts: deque[list[Verdict]] = deque()
-        self.retired = RetirementBook()
-        self.first_kv: dict[str, dict[int, int]] = {}
-        self.last_kv: dict[str, dict[int, int]] = {}
-        self.truth: dict[str, list[int]] = {}
-        self.lags, self.waits = lags, waits
-        self.diagonal: DiagonalBook[tuple[int, ...]] = DiagonalBook(lags or (1,))
-        self.passing: list[deque[Tick]] = [deque() for _ in lags]
-        self.later_kv: list[dict[str, dict[int, int]]] = [{} for _ in lags]
-        self.read = self.read_late = 0
-        self.finished: list[str] = []
-        self.hits = self.misses = self.skipped = 0
+        self.left: list[str] = []
+        self.in_flight = 0
+        self.results: deque[tuple[Passing, Judgement, dict[str, Request]]] = deque()
+        self.owners: deque[dict[str, Request]] = deque()
+        self.counts: Counter[str] = Counter()
+        self.queue_size = max(settings.stages, steps_in_flight(depth))
+        self.moves = [self.schedule, self.receive, self.finish_tick]
+        self.moves += [lambda k=k: self.pass_on(k) for k in range(len(self.early))]
 
     # The scheduler ---------------------------------------------------------
 
     def add(self, request: Request) -> None:
         self.requests[request.id] = request
-        self.truth[request.id] = list(request.prompt)
+
+    def add_random(self, request_id: str, prompt: int = 9, length: int = 12) -> Request:
+        rng = self.rng
+        tokens = [rng.randrange(50) for _ in range(rng.randint(1, prompt))]
+        request = Request(request_id, tokens, rng.randint(1, length))
+        self.add(request)
+        return request
 
     def abort(self, request_id: str) -> None:
-        self.requests.pop(request_id, None)
-        self.finished.append(request_id)
+        if self.requests.pop(request_id).blocks:
+            self.left.append(request_id)
 
     def preempt(self, request: Request) -> None:
-        """As vLLM: what is in flight is still delivered, the positions are redone."""
-        in_flight = request.flight.in_flight
-        request.flight = Flight(0, 0, in_flight, in_flight)
-        request.preempted = in_flight > 0
+        """As vLLM: what is in flight is still delivered, the positions are redone.
+
+        Some of its blocks may still be in the prefix cache.
+        """
+        if not request.blocks or request.preempted:
+            return
+        flight = request.flight
+        final = self.book.cacheable(request.id, flight.computed - flight.unverified)
+        request.cached = self.rng.randint(0, min(final, len(request.path) - 1))
+        self.book.restart(request.id)
+        request.flight = Flight(0, 0, flight.in_flight, flight.in_flight)
+        request.blocks, request.preempted = False, True
+        self.counts["preemptions"] += 1
 
     def schedule(self) -> bool:
-        if len(self.line) + len(self.between) + len(self.results) >= self.queue_size:
+        if self.in_flight >= self.queue_size:
             return False
-        lanes, known, quiet = [], {}, set()
+        lanes: list[Lane] = []
+        no_draft: list[str] = []
+        known, new, shapes = {}, {}, {}
         for request in self.requests.values():
             flight = request.flight
             if request.preempted and flight.stale:
@@ -151,190 +96,172 @@ class Pipeline:
             request.preempted = False
             if len(request.output) + flight.unverified >= request.length:
                 continue
-            available = len(request.tokens) - flight.computed
-            if self.hold and available <= 1 and self.rng.random() < self.hold:
+            if not request.blocks:
+                flight = replace(flight, computed=request.cached)
+            level = self._level(request, flight)
+            if not level:
                 continue
-            if available <= 0:
-                alone = len(self.requests) == 1
-                if not request.drafted or not may_enter(flight.unverified, self.depth, alone):
-                    continue
-                lane = Lane(request.id, flight.computed, 1, drafted=True)
-                known[request.id] = []
-            else:
-                size = self.rng.randint(1, available)
-                lane = Lane(request.id, flight.computed, size, drafted=False)
-                known[request.id] = request.tokens[flight.computed : flight.computed + size]
-            samples = lane.end >= len(request.tokens)
+            lane = level[0]
+            if not request.blocks:
+                request.blocks, new[request.id] = True, request.cached
+                request.cached = 0
+            if lane.is_root:
+                known[request.id] = request.path[: lane.end - lane.drafted]
             request.flight = replace(
                 flight,
                 computed=flight.computed + lane.length,
-                unverified=flight.unverified + samples,
+                unverified=flight.unverified + lane.samples,
                 in_flight=flight.in_flight + lane.length,
             )
-            lanes.append(lane)
-            request.drafted = lane.length > 1 or self.rng.random() >= self.quiet
+            lanes += level
+            self.counts["lanes"] += len(level)
+            self.counts["siblings"] += len(level) - 1
+            self.counts["chunks"] += not lane.samples
+            request.drafted = self.settings.depth > 0 and (
+                not lane.samples or self.rng.random() >= self.settings.no_draft
+            )
             if not request.drafted:
-                quiet.add(request.id)
+                no_draft.append(request.id)
+            shapes[request.id] = Shape(
+                self._size(self.settings.width), self._size(self.settings.burst)
+            )
         if not lanes:
             return False
-        self.line.append(Tick(lanes, known, self.finished, quiet=quiet))
-        self.finished = []
+        tick = self.book.tick(lanes, no_draft, left=self.left, shapes=shapes)
+        self.left = []
+        promoted = {r.id: self._promoted(r) for r in self.requests.values() if r.blocks}
+        self.first.line.append(Passing(tick, known, promoted, new))
+        self.owners.append({lane.request_id: self.requests[lane.request_id] for lane in lanes})
+        self.in_flight += 1
+        self.counts["ticks"] += 1
         return True
+
+    def _level(self, request: Request, flight: Flight) -> tuple[Lane, ...]:
+        settings, rng = self.settings, self.rng
+        available = len(request.path) - flight.computed
+        if settings.hold and available <= 1 and rng.random() < settings.hold:
+            return ()
+        if available <= 0:
+            unverified = self.book.unverified(request.id)
+            alone = len(self.requests) == 1
+            if not request.drafted or not may_enter(unverified, settings.depth, alone):
+                return ()
+            return self.book.level(request.id, flight.computed)
+        known = rng.randint(1, available) if settings.chunked else available
+        drafted = self._size(settings.reentry, least=0) if known == available else 0
+        samples = drafted + 1 if known == available else 0
+        lane = self.book.lane(request.id, flight.computed, known + drafted, known, samples)
+        return (lane,)
+
+    def _size(self, most: int, least: int = 1) -> int:
+        return self.rng.randint(least, most) if self.settings.vary and most > least else most
+
+    def _promoted(self, request: Request) -> list[int]:
+        """The entries that the prefix cache may hash from this tick on."""
+        final = request.flight.computed - request.flight.unverified
+        return request.path[: self.book.cacheable(request.id, final)]
 
     def receive(self) -> bool:
         if not self.results:
             return False
-        tick, sampled = self.results.popleft()
-        for lane in tick.lanes:
-            request = self.requests.get(lane.request_id)
-            if request is None:
-                continue
-            flight = request.flight
-            stale = flight.stale > 0
-            request.flight = flight = replace(
-                flight,
-                in_flight=flight.in_flight - lane.length,
-                stale=flight.stale - lane.length if stale else 0,
-            )
-            token = sampled.get(lane.request_id)
-            if token is None:
-                continue
-            request.output.append(token)
+        passing, judgement, owners = self.results.popleft()
+        self.in_flight -= 1
+        for lane in passing.tick.lanes:
+            request = owners[lane.request_id]
+            if lane.rank == 0 and self.requests.get(lane.request_id) is request:
+                self._update(request, passing, lane, judgement)
+        return True
+
+    def _update(self, request: Request, passing: Passing, lane: Lane, judgement: Judgement) -> None:
+        flight = request.flight
+        stale = flight.stale > 0
+        flight = replace(
+            flight,
+            in_flight=flight.in_flight - lane.length,
+            stale=flight.stale - lane.length if stale else 0,
+        )
+        outcome = judgement.outcomes.get(request.id)
+        assert outcome is not None or stale or not lane.samples, "a lane that counts is lost"
+        if outcome is not None:
+            request.append(outcome.tokens)
             if not stale:
-                request.flight = flight = replace(flight, unverified=flight.unverified - 1)
-            draft = tick.drafts.get(lane.request_id)
-            if draft is not None:
-                self.hits += draft == token
-                self.misses += draft != token
-                if draft != token and not stale and flight.unverified:
-                    request.flight = flush(flight)
-            if request.done:
-                self.abort(request.id)
+                flight = replace(flight, unverified=flight.unverified - len(outcome.tokens))
+                self.book.judge(lane, outcome)
+            if outcome.missed and not stale and flight.unverified:
+                flight = flush(flight)
+            self.counts["outcomes"] += 1
+            self.counts["hits"] += outcome.accepted
+            self.counts["misses"] += outcome.missed
+            self.counts["cuts"] += len(outcome.tokens) < lane.samples
+            self.counts["runners-up"] += (outcome.continues or 0) > 0
+        request.flight = flight
+        if request.done:
+            self.abort(request.id)
+
+    # The stages ------------------------------------------------------------
+
+    def pass_on(self, number: int) -> bool:
+        """Stage ``number`` takes its next tick, if it may."""
+        passing = self.early[number].step()
+        if passing is None:
+            return False
+        following = (*self.early, self.last)[number + 1]
+        following.line.append(passing)
         return True
 
-    # Stage 0 ---------------------------------------------------------------
+    def finish_tick(self) -> bool:
+        result = self.last.step()
+        if result is None:
+            return False
+        passing, judgement = result
+        for stage in self.early:
+            stage.judgements.append(judgement)
+        self.results.append((passing, judgement, self.owners.popleft()))
+        return True
 
-    def run_first_stage(self) -> bool:
-        if not self.line:
-            return False
-        if self.depth and self.gate.due(self.line[0].lanes) > len(self.verdicts):
-            return False
-        tick = self.line.popleft()
-        for request_id in tick.finished:
-            self.drafts.forget(request_id)
-            self.diagonal.forget(request_id)
-        for lane in tick.lanes:
-            token = self.drafts.enter(lane)
-            tick.inputs[lane.request_id] = tick.known[lane.request_id] if token is None else [token]
-        if self.depth:
-            for _ in range(self.gate.due(tick.lanes)):
-                self.gate.judge(self.verdicts.popleft())
-            self._catch_up()
-            tick.skipped = not self.gate.start(tick.lanes)
-        self.skipped += tick.skipped
-        if self.lags:
-            self.diagonal.enter(tick.lanes)
-        for lane in tick.lanes:
-            if tick.skipped:
+    # Random moves ----------------------------------------------------------
+
+    def disturb(self) -> None:
+        """Preempt or abort a request, perhaps."""
+        settings, rng = self.settings, self.rng
+        if not self.requests:
+            return
+        if rng.random() < settings.preempt:
+            self.preempt(rng.choice(list(self.requests.values())))
+        if rng.random() < settings.abort:
+            request_id = rng.choice(list(self.requests))
+            self.abort(request_id)
+            self.counts["aborts"] += 1
+            if rng.random() < 0.5:
+                self.add_random(request_id)
+                self.counts["names used again"] += 1
+
+    def run(self, disturbed: int = 0) -> None:
+        """Make random moves until nothing can move; the first ``disturbed`` with disturbances."""
+        rng, moves = self.rng, self.moves
+        for made in range(100_000):
+            if made < disturbed:
+                self.disturb()
+            if moves[int(rng.random() * len(moves))]():
                 continue
-            context = self._write(self.first_kv, tick, lane)
-            self._catch_up()
-            quiet = lane.request_id in tick.quiet or self.drafts.is_stale(lane)
-            if self.depth and not quiet:
-                drafted = self.draft(context, true_token(context))
-                tick.drafts[lane.request_id] = drafted
-                self.drafts.propose(lane.request_id, lane.end, drafted)
-        self.between.append(tick)
-        if self.lags:
-            self._read_diagonals(tick)
-            for passing in self.passing:
-                passing.append(tick)
-        return True
-
-    # Stages that send states back -------------------------------------------
-
-    def _read_diagonals(self, tick: Tick) -> None:
-        lanes = [lane for lane in tick.lanes if not self.drafts.is_stale(lane)]
-        for source in range(len(self.lags)):
-            while self.waits and self.diagonal.owed(source, lanes):
-                assert self._send_back(source)
-            while self.rng.random() < 0.7 and self._send_back(source):
-                pass
-        for lane in lanes:
-            tick.read[lane.request_id] = [
-                self.diagonal.read(lane, source, late=not self.waits)
-                for source in range(len(self.lags))
-            ]
-
-    def _send_back(self, source: int) -> bool:
-        if not self.passing[source]:
-            return False
-        tick = self.passing[source].popleft()
-        states = [self._write(self.later_kv[source], tick, lane) for lane in tick.lanes]
-        may_skip = tick.skipped and self.rng.random() < 0.8
-        self.diagonal.arrive(source, None if may_skip else states)
-        return True
-
-    def _check_diagonal(self, tick: Tick, lane: Lane, truth: tuple[int, ...]) -> None:
-        """What a lane that counts has read was made from retired tokens only."""
-        for lag, state in zip(self.lags, tick.read.get(lane.request_id, []), strict=False):
-            if state is None:
-                continue
-            self.read += 1
-            behind = lane.position + 1 - len(state)
-            assert behind == lag or (not self.waits and behind == lag + 1)
-            assert state == truth[: len(state)]
-            self.read_late += behind > lag
-
-    def _catch_up(self) -> None:
-        """Verdicts may be there before they are due, or not."""
-        while self.gate.unjudged and self.verdicts and self.rng.random() < 0.5:
-            self.gate.judge(self.verdicts.popleft())
-
-    # The last stage --------------------------------------------------------
-
-    def run_last_stage(self) -> bool:
-        if not self.between:
-            return False
-        tick = self.between.pop(0)
-        for request_id in tick.finished:
-            self.retired.forget(request_id)
-        sampled: dict[str, int] = {}
-        verdicts = []
-        for lane in tick.lanes:
-            verdict = Verdict.NONE
-            counts = self.retired.counts(lane)
-            # A stale lane writes to the cache too: nothing that counts may read it.
-            context = self._write(self.last_kv, tick, lane)
-            truth = self.truth[lane.request_id]
-            if counts and lane.end >= len(truth):
-                assert context == tuple(truth[: lane.end])
-                self._check_diagonal(tick, lane, context)
-                token = true_token(context)
-                truth.append(token)
-                sampled[lane.request_id] = token
-                hit = self.retired.retire(lane, token, tick.drafts.get(lane.request_id, -1))
-                verdict = Verdict.HIT if hit else Verdict.MISS
-                assert not tick.skipped
-            verdicts.append(verdict)
-        if self.depth:
-            self.verdicts.append(verdicts)
-        self.results.append((tick, sampled))
-        return True
-
-    @staticmethod
-    def _write(cache: dict[str, dict[int, int]], tick: Tick, lane: Lane) -> tuple[int, ...]:
-        """Write a lane's inputs to a stage's cache; return the lane's context there."""
-        memory = cache.setdefault(lane.request_id, {})
-        for offset, token in enumerate(tick.inputs[lane.request_id]):
-            memory[lane.position + offset] = token
-        return tuple(memory.get(i, -1) for i in range(lane.end))
-
-    def run(self, moves: int = 100_000) -> None:
-        """Make random moves until nothing can move."""
-        actions = [self.schedule, self.run_first_stage, self.run_last_stage, self.receive]
-        for _ in range(moves):
-            self.rng.shuffle(actions)
-            if not any(action() for action in actions) and not (self.hold and self.requests):
+            if not any(move() for move in moves) and not self.requests:
                 return
+        raise AssertionError("the pipeline does not come to rest")
+
+    def run_in_step(self) -> int:
+        """Run with every stage taking one round for a tick; return the number of rounds.
+
+        The scheduler sends whatever it may before each round, and hears of the last one's result.
+        """
+        for rounds in range(100_000):
+            while self.schedule():
+                pass
+            if not self.in_flight:
+                return rounds
+            due = bool(self.last.line)
+            for number in reversed(range(len(self.early))):
+                self.pass_on(number)
+            if due:
+                self.finish_tick()
+            self.receive()
         raise AssertionError("the pipeline does not come to rest")

@@ -82,12 +82,15 @@ class PPSDScheduler(AsyncScheduler):
         )
 
     def update_from_output(
-        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+        self, scheduler_output: PPSDSchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> Any:
         # Without lanes vLLM's own output comes back.
         self._outcomes = {}
         if isinstance(model_runner_output, PPSDModelRunnerOutput):
             self._outcomes = model_runner_output.judgement.outcomes
+            for lane in scheduler_output.tick.lanes:
+                if outcome := self._outcomes.get(lane.request_id):
+                    self._ticks.judge(lane, outcome)
         self._admission.received(scheduler_output, model_runner_output)
         return super().update_from_output(scheduler_output, model_runner_output)
 

@@ -1,7 +1,8 @@
 """What is in flight, what counts, what is flushed: plain Python, no vLLM imports.
 
 ``tick`` holds the values that travel. ``flight`` and ``numbering`` are the scheduler's side of the
-protocol, ``drafting`` that of the stages before the last, ``retirement`` the scorer's (last stage);
+protocol, ``drafting`` is stage 0's, ``pruning`` that of every stage before the last, ``retirement``
+the scorer's (last stage); ``slots`` says on all of them where the entries of siblings are;
 ``load`` and ``costs`` decide which requests draft when many share the stages. The adapters in
 ``vllm_ppsd.engine`` and ``vllm_ppsd.worker`` translate vLLM's structures into calls of these and
 hold no rule of their own.
@@ -10,23 +11,31 @@ hold no rule of their own.
 from vllm_ppsd.protocol.acceptance import AcceptanceBook
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.diagonal import DiagonalBook
-from vllm_ppsd.protocol.drafting import (
-    DraftBook,
-    MissingDraftError,
-    OrderError,
-    StaleBook,
-    TickGate,
-)
+from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
 from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.numbering import TickBook
+from vllm_ppsd.protocol.pruning import OrderError, StaleBook, TickGate
 from vllm_ppsd.protocol.retirement import RetirementBook
-from vllm_ppsd.protocol.tick import Candidate, Draft, Drafts, Judgement, Lane, Outcome, Tick
+from vllm_ppsd.protocol.slots import SlotBook, SlotError, slot_blocks
+from vllm_ppsd.protocol.tick import (
+    Candidate,
+    Copy,
+    Draft,
+    Drafts,
+    Judgement,
+    Lane,
+    Outcome,
+    Retired,
+    Shape,
+    Tick,
+)
 
 __all__ = [
     "AcceptanceBook",
     "Admitted",
     "Candidate",
+    "Copy",
     "Decoding",
     "DiagonalBook",
     "Draft",
@@ -40,7 +49,11 @@ __all__ = [
     "MissingDraftError",
     "OrderError",
     "Outcome",
+    "Retired",
     "RetirementBook",
+    "Shape",
+    "SlotBook",
+    "SlotError",
     "StaleBook",
     "Tick",
     "TickBook",
@@ -48,5 +61,6 @@ __all__ = [
     "TickGate",
     "flush",
     "may_enter",
+    "slot_blocks",
     "steps_in_flight",
 ]

@@ -4,6 +4,8 @@ When stage 0 drafts behind position p, stage k has just run position p - k of th
 request. A later stage sends stage 0 the states of every tick, in order; this book says
 which of them belong to which position.
 
+A request has one lane in a tick; a lane of several tokens reads nothing.
+
 Invariant: position p reads the states of the lane that last entered at p - k, never those
 of an earlier one. If that lane turns out stale, so does the lane at p, which depends on
 it; so the states of a stale lane never reach a position that counts.
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from vllm_ppsd.protocol.drafting import OrderError
+from vllm_ppsd.protocol.pruning import OrderError
 from vllm_ppsd.protocol.tick import Lane
 
 T = TypeVar("T")

@@ -2,9 +2,12 @@
 
 A request's *flight* is the part of its sequence that the scheduler has sent into
 the pipeline and whose result has not come back. While every draft is a hit, the
-flight slides forward by one position per tick. On a miss everything behind the
+flight slides forward by one level per tick. On a miss everything behind the
 retired position becomes stale: the scheduler rewinds to the retired position and
-re-enters it with the true token.
+re-enters it with the true token. Positions are counted, not lanes: siblings count once.
+
+What a re-entry carries is decided by ``flush``: the one token that is known and has no entries.
+Entries of all tokens before it are kept (see ``slots``), whichever lanes they were made in.
 
 Invariants (held by ``tests/protocol``):
 
@@ -26,7 +29,9 @@ class Flight:
 
     Attributes:
         computed: positions sent into the pipeline so far (retired or not).
-        unverified: of those, positions whose sampled token has not come back.
+        unverified: of those, positions whose sampled token has not come back. What an
+            outcome retires is subtracted before a flush, so that of a burst that was cut
+            the rows behind the cut remain.
         in_flight: tokens of steps whose result has not been processed; unlike
             ``unverified`` it counts prompt tokens and stale lanes too.
         stale: of ``in_flight``, tokens whose result is to be ignored.
@@ -59,10 +64,11 @@ def flush(flight: Flight) -> Flight:
 
 
 def may_enter(unverified: int, num_speculative_tokens: int, alone: bool) -> bool:
-    """Whether one more position of a request may be sent into the pipeline.
+    """Whether one more level of a request may be sent into the pipeline.
 
-    The first unverified position carries a known token; every further one carries
-    a draft. Stage 0 lets at most ``num_speculative_tokens`` drafts be unverified
+    ``unverified`` counts the request's ticks whose outcome is not in: with bursts of one
+    token, its unverified positions. The first starts with a known token; every further one
+    carries drafts. Stage 0 lets at most ``num_speculative_tokens`` of those be unverified
     when a tick starts; for a request that is ``alone`` one tick more is sent ahead, so
     that stage 0 need not wait for the scheduler. Among others that would cost more
     than it saves: stage 0 can skip the tick behind a miss, but not the one lane of it.

@@ -1,20 +1,59 @@
-"""The scheduler numbers ticks, and says behind which of them a lane's tokens were drafted."""
+"""The scheduler makes the ticks: it numbers them and decides the levels of every request.
+
+It knows neither the tokens nor the parents of the lanes it sends: only how many levels of a
+request are in flight, how many lanes each has, and the outcomes that are in.
+
+A level's shape is decided one tick before the level, because stage 0 drafts it then. Its width is
+bounded by the slots (see ``slots``): a level of w lanes takes at most w - 1 more of them than the
+levels before, and they are free again in the tick that carries the level's outcome to the stages.
+So one plus the sum of w - 1 over the levels whose outcome is not in never exceeds the slots.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from vllm_ppsd.protocol.tick import Lane, Tick
+from vllm_ppsd.protocol.tick import Lane, Outcome, Retired, Shape, Tick
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What the scheduler has sent of a request.
+
+    Attributes:
+        newest: number of the newest tick with a level of it.
+        shape: of the level behind that one.
+        levels: tick and width of the levels whose outcome is not in.
+        retired: the newest outcome, until a tick carries it to the stages.
+        promoted: positions whose final entries are in the main blocks, on every stage behind
+            that newest tick.
+    """
+
+    newest: int
+    shape: Shape = field(default_factory=Shape)
+    levels: deque[tuple[int, int]] = field(default_factory=deque)
+    retired: Retired | None = None
+    promoted: int = 0
 
 
 class TickBook:
-    """The scheduler's: makes every tick."""
+    """The scheduler's.
 
-    def __init__(self) -> None:
+    Args:
+        slots: how many a request has on every stage; with one, the main blocks, no level has
+            siblings.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        self._slots = slots
         self._number = 0
-        self._newest: dict[str, int] = {}
+        self._sent: dict[str, _Sent] = {}
 
-    def lane(self, request_id: str, position: int, length: int, known: int, samples: int) -> Lane:
+    def lane(
+        self, request_id: str, position: int, length: int, known: int, samples: int, rank: int = 0
+    ) -> Lane:
         """Return a lane of the next tick.
 
         Args:
@@ -23,12 +62,29 @@ class TickBook:
             length: number of its tokens.
             known: how many of them, the first ones, the scheduler knows.
             samples: how many of its rows sample.
+            rank: its place among its siblings.
 
         Raises:
             KeyError: no token is known, and no lane of the request was sent before.
         """
-        behind = None if known else self._newest[request_id]
-        return Lane(request_id, self._number, position, length, length - known, samples, behind)
+        behind = None if known else self._sent[request_id].newest
+        drafted = length - known
+        return Lane(request_id, self._number, position, length, drafted, samples, behind, rank)
+
+    def level(self, request_id: str, position: int) -> tuple[Lane, ...]:
+        """Return the lanes that embed what stage 0 drafts behind a request's newest level.
+
+        All of them belong into one tick: the last stage may continue with any.
+        """
+        length = self.shape(request_id).length
+        return tuple(
+            self.lane(request_id, position, length, 0, length, rank)
+            for rank in range(self.shape(request_id).width)
+        )
+
+    def shape(self, request_id: str) -> Shape:
+        """Return the shape of a request's next level, unless a root comes first."""
+        return self._sent[request_id].shape
 
     def tick(
         self,
@@ -36,18 +92,86 @@ class TickBook:
         no_draft_req_ids: Iterable[str] = (),
         seeds: Mapping[str, int] | None = None,
         left: Iterable[str] = (),
+        shapes: Mapping[str, Shape] | None = None,
     ) -> Tick:
-        """Return the next tick; arguments as its attributes."""
-        left = tuple(left)
+        """Return the next tick; arguments as its attributes.
+
+        Args:
+            shapes: as wanted, and short enough for the sequence's greatest length; where slots
+                are short, the level is narrower.
+        """
+        left, lanes = tuple(left), tuple(lanes)
         for request_id in left:
-            self._newest.pop(request_id, None)
-        tick = Tick(
-            self._number, tuple(lanes), frozenset(no_draft_req_ids), dict(seeds or {}), left
+            self._sent.pop(request_id, None)
+        levels: dict[str, list[Lane]] = {}
+        for lane in lanes:
+            levels.setdefault(lane.request_id, []).append(lane)
+        retired: dict[str, Retired] = {}
+        decided: dict[str, Shape] = {}
+        for request_id, level in levels.items():
+            sent = self._send(level)
+            if sent.retired is not None:
+                retired[request_id], sent.retired = sent.retired, None
+            sent.shape = self._bounded(sent, (shapes or {}).get(request_id, Shape()))
+            if sent.shape != Shape():
+                decided[request_id] = sent.shape
+        number, self._number = self._number, self._number + 1
+        return Tick(
+            number, lanes, frozenset(no_draft_req_ids), dict(seeds or {}), left, decided, retired
         )
-        for lane in tick.lanes:
-            self._newest[lane.request_id] = tick.number
-        self._number += 1
-        return tick
+
+    def judge(self, lane: Lane, outcome: Outcome) -> None:
+        """Take in the outcome of the level that ``lane`` is of.
+
+        It is ignored if the request was preempted after that level was sent. If no lane
+        continues, all levels in flight are stale.
+        """
+        sent = self._sent.get(lane.request_id)
+        if sent is None or not sent.levels or sent.levels[0][0] != lane.tick:
+            return
+        sent.levels.popleft()
+        if outcome.continues is None:
+            sent.levels.clear()
+        if self._slots > 1:
+            end = lane.end - lane.samples + len(outcome.tokens)
+            sent.retired = Retired(lane.tick, outcome.rank, end, outcome.continues)
+
+    def restart(self, request_id: str) -> None:
+        """A request is preempted: it has no blocks, and a root enters next."""
+        self._sent.pop(request_id, None)
+
+    def unverified(self, request_id: str) -> int:
+        """Return how many levels of a request are in flight that are not known to be stale."""
+        sent = self._sent.get(request_id)
+        return len(sent.levels) if sent else 0
+
+    def cacheable(self, request_id: str, final: int) -> int:
+        """Return up to where a request's main blocks may be hashed for the prefix cache.
+
+        Args:
+            request_id: the engine's id of the request.
+            final: how many of its positions have final entries (``computed - unverified``), in
+                whatever slot.
+        """
+        sent = self._sent.get(request_id)
+        return min(final, sent.promoted) if sent and self._slots > 1 else final
 
     def __len__(self) -> int:
-        return len(self._newest)
+        return len(self._sent)
+
+    def _send(self, level: list[Lane]) -> _Sent:
+        lane = level[0]
+        sent = self._sent.setdefault(lane.request_id, _Sent(lane.tick))
+        sent.newest = lane.tick
+        if sent.retired is not None:
+            sent.promoted = sent.retired.end
+        if lane.is_root:
+            sent.levels.clear()
+            sent.promoted = lane.end - lane.drafted
+        if lane.samples:
+            sent.levels.append((lane.tick, len(level)))
+        return sent
+
+    def _bounded(self, sent: _Sent, wanted: Shape) -> Shape:
+        taken = sum(width - 1 for _, width in sent.levels)
+        return Shape(max(1, min(wanted.width, self._slots - taken)), wanted.length)

@@ -1,61 +1,76 @@
 """The scorer's side: which lanes of a tick count on the last stage.
 
 The last stage samples every position from the full model, and a sample counts (its position is
-*retired*) only if all tokens before it in the lane and its ancestors are retired ones. Otherwise
-the lane is *stale*: it must leave no trace in token buffers, random state or output.
+*retired*) only if all tokens before it, in its lane and in the lane's ancestors, are retired ones.
+So it runs at most one lane of a request in a tick. Every other lane is *stale*: it must leave no
+trace in token buffers, random state or output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vllm_ppsd.protocol.tick import Candidate, Lane, Outcome
+from vllm_ppsd.protocol.tick import Candidate, Draft, Lane, Outcome
 
 
 class RetirementBook:
-    """Remembers, per request, which lane of its next tick would count."""
+    """Remembers, per request, which lane of its next level counts, and its unjudged drafts."""
 
     def __init__(self) -> None:
-        self._continues: dict[str, tuple[int, int]] = {}
+        self._continues: dict[str, tuple[int, int, tuple[Draft, ...]]] = {}
 
     def counts(self, lane: Lane) -> bool:
-        """Whether ``lane`` has only retired tokens in its context.
+        """Whether ``lane`` starts with a token that is retired, behind retired tokens only.
 
         Must be called in the order in which lanes reach the last stage.
         """
         if lane.is_root:
             return True
-        return self._continues.get(lane.request_id) == (lane.behind, lane.rank)
+        behind, rank, _ = self._continues.get(lane.request_id, (None, None, ()))
+        return (behind, rank) == (lane.behind, lane.rank)
 
     def retire(
-        self, lane: Lane, sampled: Sequence[int], candidates: Sequence[Candidate]
+        self,
+        lane: Lane,
+        sampled: Sequence[int],
+        candidates: Sequence[Candidate],
+        entered: Sequence[Draft] = (),
     ) -> Outcome:
         """Judge the tokens that a lane sampled; the lane must count.
 
+        The sample of a row is compared with the draft that the lane's next row embeds, and the
+        last one with the first drafts of the candidates behind the lane. Up to the first
+        difference the samples are retired, that one included.
+
         Args:
             lane: the lane.
-            sampled: the sampled tokens, for the positions up to ``lane.end``.
+            sampled: the sampled tokens, for the ``lane.samples`` positions up to ``lane.end``.
             candidates: what stage 0 drafted behind the lane's tick for the request.
+            entered: a root's own drafts.
         """
-        (token,) = sampled
-        ranks = (
-            rank
-            for rank, candidate in enumerate(candidates)
-            if candidate.parent == lane.rank and candidate.drafts[0].token == token
-        )
-        continues = next(ranks, None)
-        if continues is None:
-            self._continues.pop(lane.request_id, None)
-        else:
-            self._continues[lane.request_id] = (lane.tick, continues)
+        drafts = entered if lane.is_root else self._continues[lane.request_id][2]
+        self._continues.pop(lane.request_id, None)
+        agreed = 0
+        while agreed < len(drafts) and drafts[agreed].token == sampled[agreed]:
+            agreed += 1
+        complete = agreed == len(drafts)
+        continues = self._next(lane, sampled[agreed], candidates) if complete else None
         return Outcome(
             lane.request_id,
-            (token,),
-            compared=int(bool(candidates)),
-            accepted=int(continues is not None),
+            tuple(sampled[: agreed + 1]),
+            compared=agreed + (bool(candidates) if complete else 1),
+            accepted=agreed + (continues is not None),
             continues=continues,
             rank=lane.rank,
         )
+
+    def _next(self, lane: Lane, token: int, candidates: Sequence[Candidate]) -> int | None:
+        """Return the rank of the lane that continues ``lane`` with ``token``."""
+        for rank, candidate in enumerate(candidates):
+            if candidate.parent == lane.rank and candidate.drafts[0].token == token:
+                self._continues[lane.request_id] = lane.tick, rank, candidate.drafts[1:]
+                return rank
+        return None
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""

@@ -4,18 +4,21 @@ The scheduler makes a ``Tick``, stage 0 its ``Drafts``, the last stage its ``Jud
 made once and passed whole: what it decides is decided nowhere else.
 
 A request has one lane in a tick, or several *siblings*, which stand at the same position and
-embed different candidates for it. A lane carries one token, or a *burst* of several. With one
-lane of one token per request this is plain verify-while-draft, which is all that the engine
-uses so far.
+embed different candidates for it; together they are the request's *level* in that tick. A lane
+carries one token, or a *burst* of several. One lane of one token per request is plain
+verify-while-draft.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+LaneId = tuple[int, int]
+"""Tick and rank of a lane: with the request, its identity."""
+
 
 class Lane(msgspec.Struct, frozen=True):
-    """One row of a tick: some tokens of one request. ``tick`` and ``rank`` are its identity.
+    """Some consecutive tokens of one request in a tick.
 
     Attributes:
         request_id: the engine's id of the request.
@@ -44,6 +47,11 @@ class Lane(msgspec.Struct, frozen=True):
     parent: int = 0
 
     @property
+    def id(self) -> LaneId:
+        """Its tick and rank."""
+        return self.tick, self.rank
+
+    @property
     def end(self) -> int:
         """Position of the token that the lane's last row samples."""
         return self.position + self.length
@@ -52,6 +60,47 @@ class Lane(msgspec.Struct, frozen=True):
     def is_root(self) -> bool:
         """Whether it starts with a known token, so that it counts whatever was drafted."""
         return self.behind is None
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How many lanes a request's next level has, and how many tokens, all drafts, each carries."""
+
+    width: int = 1
+    length: int = 1
+
+
+class Retired(msgspec.Struct, frozen=True):
+    """The newest outcome of a request that the scheduler knew when it made a tick.
+
+    Attributes:
+        tick: number of the tick that the outcome is of.
+        rank: of the lane that counted.
+        end: the entries of that lane and of its ancestors are final up to here.
+        continues: rank of the lane of the request's next level that goes on; None if none does.
+    """
+
+    tick: int
+    rank: int
+    end: int
+    continues: int | None = None
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Copy a request's key/value entries from one slot to another before a tick's lanes run.
+
+    Attributes:
+        request_id: the engine's id of the request.
+        source: slot to read; 0 is the request's main blocks.
+        target: slot to write.
+        start: first position.
+        stop: position behind the last one.
+    """
+
+    request_id: str
+    source: int
+    target: int
+    start: int
+    stop: int
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -64,6 +113,9 @@ class Tick(msgspec.Struct, frozen=True):
             a draft behind their lanes would be for nothing.
         seeds: seeds of new requests, where PPSD's noise samples.
         left: requests that have left the engine since the tick before.
+        shapes: of the next levels of this tick's requests, where it is not one lane of one token.
+            Stage 0 drafts a level before the scheduler sends it, so its shape goes ahead of it.
+        retired: by request, its newest outcome, where siblings may be in flight.
     """
 
     number: int
@@ -71,6 +123,14 @@ class Tick(msgspec.Struct, frozen=True):
     no_draft_req_ids: frozenset[str] = frozenset()
     seeds: dict[str, int] = {}
     left: tuple[str, ...] = ()
+    shapes: dict[str, Shape] = {}
+    retired: dict[str, Retired] = {}
+
+    def shape(self, request_id: str) -> Shape:
+        """Return which candidates stage 0 drafts behind this tick's lanes of a request."""
+        if request_id in self.no_draft_req_ids:
+            return Shape(0, 0)
+        return self.shapes.get(request_id, Shape())
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -106,7 +166,8 @@ class Drafts(msgspec.Struct, frozen=True):
     Attributes:
         tick: number of the tick.
         candidates: by request, best first; a lane of the next tick embeds the one of its rank.
-        entered: by request, the drafts behind a root's known tokens in this very tick.
+        entered: by request, the drafts behind a root's known tokens in this very tick: a
+            *re-entry burst*.
     """
 
     tick: int
@@ -122,7 +183,7 @@ class Outcome(msgspec.Struct, frozen=True):
         rank: of the lane that counted.
         tokens: the tokens retired.
         compared: how many of ``tokens``, the first ones, were compared with a draft. All are,
-            unless nothing was drafted behind the lane.
+            unless nothing was drafted for the request's next level.
         accepted: how many of those, the first ones, equal their draft.
         continues: rank of the lane of the request's next tick that goes on; None if none does.
     """

@@ -40,10 +40,7 @@ class NonLastStage(Stage):
         self._judgements: Receiver[Judgement] = channels.receivers[Kind.JUDGEMENTS]
 
     def begin(self, tick: Tick) -> bool:
-        for request_id in tick.left:
-            self._stale_book.forget(request_id)
-        for lane in tick.lanes:
-            self._stale_book.arrive(lane)
+        self._stale_book.enter(tick)
         return super().begin(tick)
 
     def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
