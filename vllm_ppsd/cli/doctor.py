@@ -19,6 +19,7 @@ from rich.table import Table
 
 from vllm_ppsd import __version__
 from vllm_ppsd.cli.launch import vllm_command_works
+from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.contract.check import mismatches
 from vllm_ppsd.contract.entries import Entry, Kind
 from vllm_ppsd.contract.series import contract_for, installed_vllm, is_supported, supported
@@ -96,9 +97,14 @@ def contract_findings(source: Path, vllm_version: str | None = None) -> Iterator
     Args:
         source: the folder that holds ``vllm/``.
         vllm_version: says which table; the newest if it has none, or is None.
+
+    Raises:
+        PPSDConfigError: the folder holds no vLLM.
     """
     from vllm.platforms import current_platform
 
+    if not (source / "vllm").is_dir():
+        raise PPSDConfigError(f"{source} holds no folder `vllm`; unpack vLLM's wheel there")
     contract = contract_for(vllm_version)
     differing = {each.entry: each for each in mismatches(contract, source)}
     fitting = Counter(entry.kind for entry in contract.entries if entry not in differing)
@@ -114,7 +120,8 @@ def contract_findings(source: Path, vllm_version: str | None = None) -> Iterator
                     f"install vLLM {contract.version}, or update vllm-ppsd" if needed else "",
                 )
             elif kind == "hook":
-                yield Finding(subject, "ok", f"fits {entry.target}")
+                where = f" (needed on {entry.platform} only)" if entry.platform else ""
+                yield Finding(subject, "ok", f"fits {entry.target}{where}")
         if kind != "hook":
             yield Finding(f"{kind}s", "ok", f"{fitting[kind]} fit vLLM {contract.version}")
 

@@ -7,7 +7,7 @@ from vllm_ppsd.contract.entries import Table, entries
 VERSION = "0.32.0"
 """The vLLM version that the digests are of."""
 
-FILES = "dc88cd50e065"
+FILES = "46d577ae8c0d"
 """Digest of that version's files: where it fits, nothing else need be looked at."""
 
 _CHANGES = "vllm_ppsd.hooks.changes"
@@ -244,6 +244,12 @@ WORKER: Table = {
         "parallel_config": ("5060f17c2af3", "How many nodes there are."),
         "model_runner": ("d90d7fb937ff", "It is given PPSD's config."),
     },
+    ("field", "vllm_ppsd", _WORKER_BASE, "cuda"): {
+        "vllm_config": ("37c343efde1a", "PPSD's model runner is made with it."),
+    },
+    ("field", "vllm_ppsd", _WORKER, "cuda"): {
+        "device": ("4d891571031c", "PPSD's model runner is made with it."),
+    },
     ("call", "vllm_ppsd.worker.scorer", "vllm.v1.worker.gpu_worker:AsyncIntermediateTensors"): {
         "wait_for_comm": ("04af11cdaeda", "A skipped tick takes in what was sent."),
     },
@@ -294,7 +300,7 @@ RUNNER: Table = {
     ("call", "vllm_ppsd.worker", _CPU_RUNNER, "cpu"): {
         "get_model": ("965fc530e02c", "The exit head is built around the target."),
     },
-    ("call", "vllm_ppsd.worker", "vllm.model_executor.models.utils:"): {
+    ("meaning", "vllm_ppsd.worker", "vllm.model_executor.models.utils:"): {
         "make_empty_intermediate_tensors_factory": (
             "773d717e196f",
             "Makes what a skipped tick sends.",
@@ -364,16 +370,18 @@ RUNNER: Table = {
         "copy_to_gpu": ("6ed8441f2cdf", "Then the device knows them."),
     },
     ("call", "vllm_ppsd.single.draft_batch", "vllm.v1."): {
-        "worker.block_table:MultiGroupBlockTable.__getitem__": (
-            "cace7c2afb8b",
-            "A group's block table.",
-        ),
         "worker.block_table:BlockTable.get_device_tensor": ("c9805dcffb77", "The blocks of a row."),
         "worker.utils:AttentionGroup.build_metadata_for_drafting": (
             "5e1888776473",
             "Of a batch of drafts.",
         ),
         "attention.backend:CommonAttentionMetadata": ("b83b991c7a22", "What it is built from."),
+    },
+    ("meaning", "vllm_ppsd.single.draft_batch", "vllm.v1."): {
+        "worker.block_table:MultiGroupBlockTable.__getitem__": (
+            "cace7c2afb8b",
+            "A group's block table.",
+        ),
     },
     ("field", "vllm_ppsd.single.draft_batch", "vllm.v1.worker."): {
         "block_table:BlockTable.block_size": ("475dffd8c327", "Where in a block a position lies."),
@@ -410,6 +418,7 @@ SAMPLING: Table = {
 }
 
 _SPECULATIVE = "vllm.config.speculative:SpeculativeConfig"
+_COMPILED = "vllm.compilation.wrapper:TorchCompileWithNoGuardsWrapper"
 _LAYERS = "vllm.model_executor.layers"
 _ATTENTION = f"{_LAYERS}.attention.attention:"
 _MODELS = "vllm.model_executor.models."
@@ -443,6 +452,15 @@ CONFIG_AND_HEAD: Table = {
     ("field", "vllm_ppsd.config", "vllm.config.parallel:ParallelConfig"): {
         "worker_cls": ("a40744dc6106", "Set to PPSD's worker."),
         "local_world_size": ("a21a9e794781", "How many workers share this node's cores."),
+    },
+    # The decorator `support_torch_compile` makes it a base.
+    ("override", "vllm_ppsd.exit_head.module.ExitHead", _COMPILED): {
+        "__init__": ("4ec97cbf3169", "Our layers."),
+        "forward": ("3a9fdfe4e23b", "Called once to compile; the graph has no guards after that."),
+    },
+    ("override", "vllm_ppsd.single.early_layers.EarlyLayers", _COMPILED): {
+        "__init__": ("4ec97cbf3169", "The target's layers."),
+        "forward": ("3a9fdfe4e23b", "Called once to compile; the graph has no guards after that."),
     },
     ("call", "vllm_ppsd.exit_head.layers", _ATTENTION): {
         "unified_kv_cache_update": ("17ae140d6404", "Writes key/value entries without attending."),
