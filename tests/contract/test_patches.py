@@ -40,10 +40,8 @@ def test_the_readme_has_a_row_for_everything_else():
         f"| {kind} | `{owner}` | {', '.join(members)} | `{ours}` |"
         for (kind, owner, ours), members in rows.items()
     ]
-    lines = (PATCHES / "README.md").read_text().splitlines()
-    kinds = {f"| {kind} | " for kind, _, _ in rows}
-    present = [line for line in lines if any(line.startswith(kind) for kind in kinds)]
-    assert present == expected, "\n".join(expected)
+    lines = (PATCHES / "README.md").read_text().partition("without changing it\n")[2].splitlines()
+    assert [line for line in lines if line.startswith("| ")][2:] == expected, "\n".join(expected)
 
 
 @pytest.mark.parametrize("hook", CONTRACT.hooks, ids=lambda hook: hook.name)

@@ -49,7 +49,7 @@ def digests(folder: Path, targets: Iterable[str]) -> dict[str, str | None]:
     result: dict[str, str | None] = {}
     for module, wanted in names.items():
         path = _file(folder, module)
-        text = path.read_text() if path.is_file() else ""
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
         module_scope, lines = ast.parse(text), text.split("\n")
         members = functools.cache(_members)
         for name in wanted:
