@@ -43,11 +43,12 @@ def test_with_ppsd_no_sampling_parameter_is_refused():
 
 
 MISFIT = """
-import vllm_ppsd.contract.v0_32 as table
+import vllm_ppsd.contract.check as check
 from dataclasses import replace
-changed = [e for e in table.ENTRIES if e.kind == KIND][0]
-table.FILES = ""
-table.ENTRIES = tuple(replace(e, digest="0" * 12) if e == changed else e for e in table.ENTRIES)
+stated = check.contract_for()
+changed = [e for e in stated.entries if e.kind == KIND][0]
+entries = [replace(e, digest="0" * 12) if e == changed else e for e in stated.entries]
+check.contract_for = lambda _: replace(stated, files="", entries=tuple(entries))
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.config.vllm import VllmConfig

@@ -1,1 +1,1 @@
-"""What PPSD relies on in vLLM, one table per vLLM series (``v0_32.py`` is vLLM 0.32)."""
+"""What PPSD relies on in vLLM: one table per vLLM series (``0.32.toml`` is vLLM 0.32)."""

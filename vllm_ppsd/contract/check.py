@@ -6,15 +6,9 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_ppsd.contract.entries import Entry
+from vllm_ppsd.contract.entries import Contract, Entry
 from vllm_ppsd.contract.hook import HookError, install, replaced_by_others
-from vllm_ppsd.contract.series import (
-    Contract,
-    contract_for,
-    installed_vllm,
-    is_supported,
-    supported,
-)
+from vllm_ppsd.contract.series import contract_for, installed_vllm, is_supported, supported
 from vllm_ppsd.contract.source import digests, files_digest, installed_source
 
 

