@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def whole_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(whole_copy: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_copy, tmp_path / "copy"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    problems.cache_clear()
+    yield
+    problems.cache_clear()
 
 
 def change(copy: Path, module: str, old: str, new: str) -> None:
@@ -99,6 +107,7 @@ ASYNC = "vllm.v1.core.sched.async_scheduler"
             "vllm_ppsd.hooks.changes.sampling_parameters",
         ),
     ],
+    ids=["override", "meaning", "field", "call", "hook"],
 )
 def test_doctor_names_what_one_character_changes(
     copy: Path, capsys, module: str, old: str, new: str, subject: str, ours: str
@@ -143,22 +152,18 @@ def test_what_another_platform_needs_does_not_stop_this_one(copy: Path, monkeypa
     assert {finding.subject for finding in findings} == {"override Worker._make_model_runner"}
     assert {finding.state for finding in findings} == {"note"}
     monkeypatch.setattr(check, "installed_source", lambda: copy)
-    problems.cache_clear()
     assert problems("cpu") == []
     assert all("_make_model_runner" in problem for problem in problems("cuda"))
     assert len(problems("cuda")) == len(findings)
-    problems.cache_clear()
 
 
 def test_another_series_is_a_problem(monkeypatch):
     assert is_supported(f"{supported()[-1]}.7+cpu")
     assert not is_supported("0.31.9")
     monkeypatch.setattr(check, "installed_vllm", lambda: ("vllm", "0.31.9"))
-    problems.cache_clear()
     (problem,) = problems("cpu")
     assert "vllm 0.31.9" in problem
     assert supported()[-1] in problem
-    problems.cache_clear()
     # Doctor compares it with the newest table all the same.
     assert contract_for("0.31.9") == CONTRACT
 

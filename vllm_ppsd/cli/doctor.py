@@ -37,7 +37,7 @@ class Finding:
     Attributes:
         subject: what was looked at.
         state: ``note`` costs speed or a feature, ``broken`` stops PPSD.
-        detail: what was found.
+        detail: what there is.
         remedy: what to do; empty if nothing.
     """
 
@@ -55,7 +55,7 @@ def run(source: Path | None = None) -> int:
     """
     findings = list(examine() if source is None else contract_findings(source))
     table = Table(title=f"vllm-ppsd {__version__}")
-    for heading in ("what", "state", "found", "what to do"):
+    for heading in ("what", "state", "detail", "what to do"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
         colour = _COLOURS[finding.state]
@@ -214,8 +214,8 @@ def _intel_openmp() -> Path | None:
 
 def _tcmalloc() -> Path | None:
     folders = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"), Path("/usr/lib"))
-    found = (p for folder in folders for p in folder.glob("libtcmalloc_minimal.so*"))
-    return next(found, None)
+    paths = (p for folder in folders for p in folder.glob("libtcmalloc_minimal.so*"))
+    return next(paths, None)
 
 
 def _foreign_builds() -> Iterator[Finding]:
