@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +21,6 @@ from vllm_ppsd import __version__
 from vllm_ppsd.cli.launch import vllm_command_works
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.contract.check import mismatches
-from vllm_ppsd.contract.entries import Entry, Kind
 from vllm_ppsd.contract.series import contract_for, installed_vllm, is_supported, supported
 from vllm_ppsd.contract.source import installed_source
 
@@ -108,7 +107,7 @@ def contract_findings(source: Path, vllm_version: str | None = None) -> Iterator
     contract = contract_for(vllm_version)
     differing = {each.entry: each for each in mismatches(contract, source)}
     fitting = Counter(entry.kind for entry in contract.entries if entry not in differing)
-    for kind, entries in groupby(sorted(contract.entries, key=_order), lambda entry: entry.kind):
+    for kind, entries in groupby(contract.entries, lambda entry: entry.kind):
         for entry in entries:
             subject = f"{kind} {entry.name}"
             if entry in differing:
@@ -124,10 +123,6 @@ def contract_findings(source: Path, vllm_version: str | None = None) -> Iterator
                 yield Finding(subject, "ok", f"fits {entry.target}{where}")
         if kind != "hook":
             yield Finding(f"{kind}s", "ok", f"{fitting[kind]} fit vLLM {contract.version}")
-
-
-def _order(entry: Entry) -> int:
-    return get_args(Kind).index(entry.kind)
 
 
 def _vllm(installed: tuple[str, str]) -> Finding:
