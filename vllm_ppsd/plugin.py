@@ -10,10 +10,10 @@ logger = logging.getLogger("vllm.plugins.ppsd")
 def register() -> None:
     """Install the hooks; re-entrant, and harmless where PPSD is not asked for.
 
-    Where a hook does not fit the installed vLLM, nothing is changed except that
-    asking for PPSD then fails at once with the reason.
+    Where anything that PPSD relies on differs in the installed vLLM, nothing is changed
+    except that asking for PPSD then fails at once with the reason.
     """
-    from vllm_ppsd.hooks.table import install_all
+    from vllm_ppsd.contract.check import install_all
 
     try:
         install_all()
@@ -23,7 +23,7 @@ def register() -> None:
 
 
 def _refuse_requests(reason: str) -> None:
-    """Make a request for PPSD fail with ``reason`` where the hooks do not fit."""
+    """Make a request for PPSD fail with ``reason`` where the contract does not hold."""
     try:
         from vllm_ppsd.config.refusal import install_refusal
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from vllm_ppsd.cli.doctor import examine
 from vllm_ppsd.cli.main import main
+from vllm_ppsd.contract.entries import Kind
+from vllm_ppsd.contract.series import contract_for
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.hooks.table import HOOKS
 
 
 def test_doctor_finds_nothing_broken_and_names_every_hook(capsys):
     findings = {finding.subject: finding for finding in examine()}
-    for hook in HOOKS:
+    for hook in contract_for().hooks:
         assert findings[f"hook {hook.name}"].state == "ok"
+    for kind in set(get_args(Kind)) - {"hook"}:
+        assert findings[f"{kind}s"].state == "ok"
     assert [f for f in findings.values() if f.state == "broken"] == []
     assert all(f.remedy for f in findings.values() if f.state == "note")
     assert main(["doctor"]) == 0

@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from vllm_ppsd.config.support import installed_vllm
+from vllm_ppsd.contract.series import installed_vllm
 
 from .models import write_model
 

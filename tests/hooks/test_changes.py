@@ -36,7 +36,7 @@ def test_the_queue_to_the_workers_holds_the_steps_in_flight(
         made.append(executor.MessageQueue(steps, max_chunk_bytes=1000))
 
     config = SimpleNamespace(speculative_config=speculation, max_concurrent_batches=steps)
-    changes.init_executor(stock)(SimpleNamespace(vllm_config=config))
+    changes.queue_room(stock)(SimpleNamespace(vllm_config=config))
     (queue,) = made
     assert (queue.readers, queue.max_chunks) == (steps, chunks)
     assert queue.max_chunk_bytes * queue.max_chunks <= 1000 * changes.VLLM_CHUNKS

@@ -1,14 +1,16 @@
-"""``vllm-ppsd doctor``: what is installed, which hooks hold, and how to mend the rest."""
+"""``vllm-ppsd doctor``: what is installed, whether it fits, and how to mend the rest."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +19,10 @@ from rich.table import Table
 
 from vllm_ppsd import __version__
 from vllm_ppsd.cli.launch import vllm_command_works
-from vllm_ppsd.config.support import VLLM_SERIES, installed_vllm
+from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.contract.check import mismatches
+from vllm_ppsd.contract.series import contract_for, installed_vllm, is_supported, supported
+from vllm_ppsd.contract.source import installed_source
 
 State = Literal["ok", "note", "broken"]
 _COLOURS = {"ok": "green", "note": "yellow", "broken": "red"}
@@ -31,7 +36,7 @@ class Finding:
     Attributes:
         subject: what was looked at.
         state: ``note`` costs speed or a feature, ``broken`` stops PPSD.
-        detail: what was found.
+        detail: what there is.
         remedy: what to do; empty if nothing.
     """
 
@@ -41,11 +46,15 @@ class Finding:
     remedy: str = ""
 
 
-def run() -> int:
-    """Print the report; return 1 if something is broken."""
-    findings = list(examine())
+def run(source: Path | None = None) -> int:
+    """Print the report; return 1 if something is broken.
+
+    Args:
+        source: of another vLLM, the folder that holds ``vllm/``; then it alone is looked at.
+    """
+    findings = list(examine() if source is None else contract_findings(source))
     table = Table(title=f"vllm-ppsd {__version__}")
-    for heading in ("what", "state", "found", "what to do"):
+    for heading in ("what", "state", "detail", "what to do"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
         colour = _COLOURS[finding.state]
@@ -62,8 +71,8 @@ def run() -> int:
 def examine() -> Iterator[Finding]:
     """Look at everything that PPSD depends on."""
     yield Finding("Python", "ok", platform.python_version())
-    found = installed_vllm()
-    if found is None:
+    installed = installed_vllm()
+    if installed is None:
         yield Finding(
             "vLLM",
             "broken",
@@ -71,21 +80,58 @@ def examine() -> Iterator[Finding]:
             "pip install 'vllm-ppsd[cpu]' or 'vllm-ppsd[cuda]'",
         )
         return
-    yield _vllm(found)
-    yield _command(found[0])
+    yield _vllm(installed)
+    yield _command(installed[0])
     yield Finding("torch", "ok", _version("torch"))
     yield _plugin()
-    yield from _hooks()
+    yield from contract_findings(installed_source(), installed[1])
     yield from _platform()
     yield from _foreign_builds()
     yield _heads()
 
 
-def _vllm(found: tuple[str, str]) -> Finding:
-    name, number = found
-    if number.startswith(f"{VLLM_SERIES}."):
+def contract_findings(source: Path, vllm_version: str | None = None) -> Iterator[Finding]:
+    """Compare a vLLM's source files with what PPSD relies on.
+
+    Args:
+        source: the folder that holds ``vllm/``.
+        vllm_version: says which table; the newest if it has none, or is None.
+
+    Raises:
+        PPSDConfigError: the folder holds no vLLM.
+    """
+    from vllm.platforms import current_platform
+
+    if not (source / "vllm").is_dir():
+        raise PPSDConfigError(f"{source} holds no folder `vllm`; unpack vLLM's wheel there")
+    contract = contract_for(vllm_version)
+    differing = {each.entry: each for each in mismatches(contract, source)}
+    fitting = Counter(entry.kind for entry in contract.entries if entry not in differing)
+    for kind, entries in groupby(contract.entries, lambda entry: entry.kind):
+        for entry in entries:
+            subject = f"{kind} {entry.name}"
+            if entry in differing:
+                needed = entry.platform in (None, current_platform.device_type)
+                yield Finding(
+                    subject,
+                    "broken" if needed else "note",
+                    str(differing[entry]) + ("" if needed else f" (on {entry.platform} only)"),
+                    f"install vLLM {contract.version}, or update vllm-ppsd" if needed else "",
+                )
+            elif kind == "hook":
+                where = f" (needed on {entry.platform} only)" if entry.platform else ""
+                yield Finding(subject, "ok", f"fits {entry.target}{where}")
+        if kind != "hook":
+            yield Finding(f"{kind}s", "ok", f"{fitting[kind]} fit vLLM {contract.version}")
+
+
+def _vllm(installed: tuple[str, str]) -> Finding:
+    name, number = installed
+    if is_supported(number):
         return Finding("vLLM", "ok", f"{name} {number}")
-    return Finding("vLLM", "broken", f"{name} {number}", f"pip install '{name}=={VLLM_SERIES}.*'")
+    return Finding(
+        "vLLM", "broken", f"{name} {number}", f"pip install '{name}=={supported()[-1]}.*'"
+    )
 
 
 def _command(distribution: str) -> Finding:
@@ -114,21 +160,6 @@ def _plugin() -> Finding:
             "add ppsd to VLLM_PLUGINS or unset it",
         )
     return Finding("plugin entry point", "ok", "vllm.general_plugins: ppsd")
-
-
-def _hooks() -> Iterator[Finding]:
-    from vllm_ppsd.hooks.table import HOOKS
-
-    for hook in HOOKS:
-        subject = f"hook {hook.name}"
-        if not hook.applies():
-            yield Finding(subject, "ok", f"not needed here (only {hook.platform})")
-        elif problem := hook.problem():
-            yield Finding(
-                subject, "broken", problem, f"install vLLM {VLLM_SERIES}.0, or update vllm-ppsd"
-            )
-        else:
-            yield Finding(subject, "ok", f"fits {hook.target}")
 
 
 def _platform() -> Iterator[Finding]:
@@ -178,8 +209,8 @@ def _intel_openmp() -> Path | None:
 
 def _tcmalloc() -> Path | None:
     folders = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib64"), Path("/usr/lib"))
-    found = (p for folder in folders for p in folder.glob("libtcmalloc_minimal.so*"))
-    return next(found, None)
+    paths = (p for folder in folders for p in folder.glob("libtcmalloc_minimal.so*"))
+    return next(paths, None)
 
 
 def _foreign_builds() -> Iterator[Finding]:

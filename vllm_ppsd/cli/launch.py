@@ -10,7 +10,7 @@ import importlib.metadata
 import sys
 from importlib.metadata import PackageMetadata, PackageNotFoundError
 
-from vllm_ppsd.config.support import installed_vllm
+from vllm_ppsd.contract.series import installed_vllm
 
 
 def vllm_command_works() -> bool:

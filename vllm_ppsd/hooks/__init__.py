@@ -1,1 +1,1 @@
-"""Every touch on a vLLM internal, in one table: ``vllm_ppsd.hooks.table.HOOKS``."""
+"""What the hooks put in place of vLLM's functions."""

@@ -30,7 +30,7 @@ SPARE_MESSAGES = 2
 """Beside those of the steps in flight."""
 
 
-def create_speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
+def speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineArgs.create_speculative_config``: know the method ``ppsd``."""
 
     def replacement(self: Any, target_model_config: Any, target_parallel_config: Any) -> Any:
@@ -44,7 +44,7 @@ def create_speculative_config(original: Callable[..., Any]) -> Callable[..., Any
     return replacement
 
 
-def add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
+def speculative_model_flag(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineArgs.add_cli_args``: add ``--speculative-model``."""
 
     def replacement(parser: Any) -> Any:
@@ -57,7 +57,7 @@ def add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
+def concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
     """``VllmConfig.max_concurrent_batches``: room for every draft in flight."""
 
     def replacement(self: Any) -> int:
@@ -70,7 +70,7 @@ def max_concurrent_batches(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def post_step(original: Callable[..., Any]) -> Callable[..., Any]:
+def no_draft_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineCore.post_step``: drafts never pass through the scheduler."""
 
     def replacement(self: Any, model_executed: bool) -> None:
@@ -80,7 +80,7 @@ def post_step(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def validate_spec_decode(original: Callable[..., Any]) -> Callable[..., Any]:
+def sampling_parameters(original: Callable[..., Any]) -> Callable[..., Any]:
     """``SamplingParams._validate_spec_decode``: no sampling parameter is excluded."""
 
     def replacement(self: Any, speculative_config: Any) -> None:
@@ -115,7 +115,7 @@ def expand_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def cpu_init_device(original: Callable[..., Any]) -> Callable[..., Any]:
+def cpu_model_runner(original: Callable[..., Any]) -> Callable[..., Any]:
     """``CPUWorker.init_device``: let the worker class choose its model runner."""
 
     def replacement(self: Any) -> None:
@@ -135,7 +135,7 @@ def cpu_init_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def init_executor(original: Callable[..., Any]) -> Callable[..., Any]:
+def queue_room(original: Callable[..., Any]) -> Callable[..., Any]:
     """``MultiprocExecutor._init_executor``: room in the workers' queue for all steps in flight.
 
     Every worker reads the engine's messages when their step comes to it, and the engine
@@ -167,7 +167,7 @@ def init_executor(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def isend_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
+def send_states(original: Callable[..., Any]) -> Callable[..., Any]:
     """``GroupCoordinator.isend_tensor_dict``: a group may hand over its own way."""
 
     def replacement(self: Any, tensor_dict: Any, *args: Any, **kwargs: Any) -> Any:
@@ -179,7 +179,7 @@ def isend_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def irecv_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
+def receive_states(original: Callable[..., Any]) -> Callable[..., Any]:
     """``GroupCoordinator.irecv_tensor_dict``: the other end."""
 
     def replacement(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -191,7 +191,7 @@ def irecv_tensor_dict(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def shutdown_engines(original: Callable[..., Any]) -> Callable[..., Any]:
+def clean_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
     """``CoreEngineProcManager.shutdown``: let the engine stop its workers before it is killed.
 
     By default vLLM's server sends SIGTERM and, in the same moment, SIGKILL to the engine

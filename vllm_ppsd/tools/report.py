@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import vllm_ppsd
-from vllm_ppsd.config.support import installed_vllm
+from vllm_ppsd.contract.series import installed_vllm
 
 
 def origin(command: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A vLLM that was not asked for PPSD is left alone, even where a hook does not fit."""
+"""A vLLM that was not asked for PPSD is left alone, even where PPSD does not fit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
+from vllm_ppsd.contract.entries import Kind
 from vllm_ppsd.plugin import register
 
 
@@ -42,9 +43,12 @@ def test_with_ppsd_no_sampling_parameter_is_refused():
 
 
 MISFIT = """
-import vllm_ppsd.hooks.table as table
+import vllm_ppsd.contract.check as check
 from dataclasses import replace
-table.HOOKS = tuple(replace(h, source_sha256="0" * 64) for h in table.HOOKS)
+stated = check.contract_for()
+changed = [e for e in stated.entries if e.kind == KIND][0]
+entries = [replace(e, digest="0" * 12) if e == changed else e for e in stated.entries]
+check.contract_for = lambda _: replace(stated, files="", entries=tuple(entries))
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.config.vllm import VllmConfig
@@ -57,12 +61,17 @@ try:
     EngineArgs("x", spec_method="ppsd").create_speculative_config(None, None)
 except ValueError as error:
     assert "does not fit this vLLM" in str(error) and "doctor" in str(error), error
+    assert changed.target in str(error), error
     print("refused")
 """
 
 
-def test_where_a_hook_does_not_fit_only_ppsd_is_refused():
+@pytest.mark.parametrize("kind", ["hook", "override"])
+def test_where_anything_does_not_fit_only_ppsd_is_refused(kind: Kind):
     result = subprocess.run(
-        [sys.executable, "-c", MISFIT], capture_output=True, text=True, check=False
+        [sys.executable, "-c", MISFIT.replace("KIND", repr(kind))],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "refused" in result.stdout, result.stderr
