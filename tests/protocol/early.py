@@ -1,4 +1,4 @@
-"""Stages before the last: they draft, prune and wait; what they do is checked by the true parents."""
+"""Stages before the last: they draft, prune and wait. The true parents check what they do."""
 
 from __future__ import annotations
 
