@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from protocol.early import FirstStage
 from protocol.pipeline import Pipeline
 from protocol.request import Settings
-from protocol.stages import GARBAGE, FirstStage, LastStage, Passing, State
+from protocol.stages import GARBAGE, LastStage, Passing, State
 
 from vllm_ppsd.protocol import DiagonalBook, Lane, Outcome
 

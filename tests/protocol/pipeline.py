@@ -10,8 +10,9 @@ import random
 from collections import Counter, deque
 from dataclasses import replace
 
+from protocol.early import EarlyStage, FirstStage, MiddleStage
 from protocol.request import Request, Settings
-from protocol.stages import EarlyStage, FirstStage, LastStage, MiddleStage, Passing
+from protocol.stages import LastStage, Passing
 
 from vllm_ppsd.protocol import (
     Flight,

@@ -14,7 +14,7 @@ GROUPS, SIZE = 20, 1000
 
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_output_is_the_models_and_no_stale_entry_is_read(group: int):
-    """20,000 pipelines; what they check is in ``pipeline`` and ``stages``."""
+    """20,000 pipelines; what they check is in ``pipeline``, ``early`` and ``stages``."""
     counts = run_trees(range(group * SIZE, (group + 1) * SIZE))
     for event in (
         "hits",
