@@ -85,7 +85,7 @@ class ExitHeadFolder:
             if made_for != value:
                 raise ExitHeadError(
                     f"the exit head {self.path} was made for another model: target.{field} "
-                    f"is {made_for!r}, but {model} has {value!r}"
+                    f"differs from that of {model}: {made_for}, not {value}"
                 )
 
     def tensors(self) -> dict[str, torch.Tensor]:
