@@ -38,3 +38,18 @@ def test_packing_changes_no_document():
         part = packed[:, start : start + length]
         torch.testing.assert_close(packed_attention(*alone, [length]), part)
         start += length
+
+
+def test_the_mask_is_xformers_mask():
+    bias = pytest.importorskip("xformers.ops.fmha.attn_bias")
+    mask = bias.BlockDiagonalCausalMask.from_seqlens(LENGTHS)
+    size = sum(LENGTHS)
+    assert torch.equal(mask.materialize((size, size)) == 0, mask_of(LENGTHS))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers attends on CUDA only")
+def test_cuda_equals_cpu():
+    pytest.importorskip("xformers")
+    tensors = (random_heads(4), random_heads(2), random_heads(2) + 1)
+    result = packed_attention(*(t.cuda() for t in tensors), LENGTHS).cpu()
+    torch.testing.assert_close(result, packed_attention(*tensors, LENGTHS), rtol=1e-3, atol=1e-3)
