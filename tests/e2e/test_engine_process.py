@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm_ppsd.worker.synthetic import write_record
+from vllm_ppsd.drafter.recorded import write_record
 
 from benchmarks.engine_process import engine_process
 from benchmarks.pipeline import HERE

@@ -16,7 +16,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_ppsd.engine.scheduler import PPSDScheduler
 from vllm_ppsd.plugin import register
-from vllm_ppsd.protocol import Judgement, Outcome
+from vllm_ppsd.protocol import Outcome, Verdict
 from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 
 BLOCK = 32
@@ -73,7 +73,7 @@ def retire(scheduler: PPSDScheduler, tick: SchedulerOutput, stale: set[str], hit
             req_ids=names,
             req_id_to_index={name: row for row, name in enumerate(names)},
             sampled_token_ids=[[] if name in stale else [TOKEN] for name in names],
-            judgement=Judgement(
+            verdict=Verdict(
                 tick.tick.number,
                 {
                     name: Outcome(name, (TOKEN,), 1, int(hit), 0 if hit else None)

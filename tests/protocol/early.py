@@ -13,24 +13,24 @@ from vllm_ppsd.protocol import (
     Draft,
     DraftBook,
     Drafts,
-    Judgement,
     Lane,
     Shape,
     SlotBook,
     StaleBook,
     TickGate,
+    Verdict,
     slot_blocks,
 )
 
 
 class EarlyStage(Stage):
-    """A stage before the last; the last stage's judgements wait in ``judgements``."""
+    """A stage before the last; the last stage's verdicts wait in ``verdicts``."""
 
     def __init__(self, slots: int, rng: random.Random, depth: int, book: StaleBook) -> None:
         super().__init__(slots, rng)
         self.depth, self.book = depth, book
         self.gate = TickGate(depth, book)
-        self.judgements: deque[Judgement] = deque()
+        self.verdicts: deque[Verdict] = deque()
         self.heard: dict[str, tuple[int, int, int | None]] = {}
         self.started: deque[dict[str, int]] = deque()
         self.roots: dict[str, int] = {}
@@ -42,15 +42,15 @@ class EarlyStage(Stage):
         passing.tick = self.book.enter(passing.tick)
 
     def hear(self) -> None:
-        judgement = self.judgements.popleft()
-        self.gate.judge(judgement)
+        verdict = self.verdicts.popleft()
+        self.gate.judge(verdict)
         self.started.popleft()
-        for request_id, outcome in judgement.outcomes.items():
-            self._note(request_id, judgement.tick, outcome.rank, outcome.continues)
+        for request_id, outcome in verdict.outcomes.items():
+            self._note(request_id, verdict.tick, outcome.rank, outcome.continues)
 
     def catch_up(self) -> None:
-        """Judgements may be there before they are due, or not."""
-        while self.judgements and self.rng.random() < 0.5:
+        """Verdicts may be there before they are due, or not."""
+        while self.verdicts and self.rng.random() < 0.5:
             self.hear()
 
     def start(self, passing: Passing, lanes: list[Lane]) -> None:
@@ -139,8 +139,8 @@ class FirstStage(EarlyStage):
             self.enter(passing)
             self._embed(passing)
         due = self.gate.due(passing.tick)
-        assert due == self._due(passing), "the gate waits for other judgements than it must"
-        if due > len(self.judgements):
+        assert due == self._due(passing), "the gate waits for other verdicts than it must"
+        if due > len(self.verdicts):
             return None
         self.line.popleft()
         for _ in range(due):
@@ -152,7 +152,7 @@ class FirstStage(EarlyStage):
         return passing
 
     def _due(self, passing: Passing) -> int:
-        """How many judgements must come in before at most ``depth`` ticks are unverified."""
+        """How many verdicts must come in before at most ``depth`` ticks are unverified."""
         if not any(
             not lane.is_root and not self._ruled_out(passing, lane) for lane in passing.tick.lanes
         ):

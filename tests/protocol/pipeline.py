@@ -16,11 +16,11 @@ from protocol.stages import LastStage, Passing
 
 from vllm_ppsd.protocol import (
     Flight,
-    Judgement,
     Lane,
     Shape,
     StaleBook,
     TickBook,
+    Verdict,
     flush,
     may_enter,
     steps_in_flight,
@@ -46,7 +46,7 @@ class Pipeline:
         self.requests: dict[str, Request] = {}
         self.left: list[str] = []
         self.in_flight = 0
-        self.results: deque[tuple[Passing, Judgement, dict[str, Request]]] = deque()
+        self.results: deque[tuple[Passing, Verdict, dict[str, Request]]] = deque()
         self.owners: deque[dict[str, Request]] = deque()
         self.counts: Counter[str] = Counter()
         self.queue_size = max(settings.stages, steps_in_flight(depth))
@@ -165,15 +165,15 @@ class Pipeline:
     def receive(self) -> bool:
         if not self.results:
             return False
-        passing, judgement, owners = self.results.popleft()
+        passing, verdict, owners = self.results.popleft()
         self.in_flight -= 1
         for lane in passing.tick.lanes:
             request = owners[lane.request_id]
             if lane.rank == 0 and self.requests.get(lane.request_id) is request:
-                self._update(request, passing, lane, judgement)
+                self._update(request, passing, lane, verdict)
         return True
 
-    def _update(self, request: Request, passing: Passing, lane: Lane, judgement: Judgement) -> None:
+    def _update(self, request: Request, passing: Passing, lane: Lane, verdict: Verdict) -> None:
         flight = request.flight
         stale = flight.stale > 0
         flight = replace(
@@ -181,7 +181,7 @@ class Pipeline:
             in_flight=flight.in_flight - lane.length,
             stale=flight.stale - lane.length if stale else 0,
         )
-        outcome = judgement.outcomes.get(request.id)
+        outcome = verdict.outcomes.get(request.id)
         assert outcome is not None or stale or not lane.samples, "a lane that counts is lost"
         if outcome is not None:
             request.append(outcome.tokens)
@@ -214,10 +214,10 @@ class Pipeline:
         result = self.last.step()
         if result is None:
             return False
-        passing, judgement = result
+        passing, verdict = result
         for stage in self.early:
-            stage.judgements.append(judgement)
-        self.results.append((passing, judgement, self.owners.popleft()))
+            stage.verdicts.append(verdict)
+        self.results.append((passing, verdict, self.owners.popleft()))
         return True
 
     # Random moves ----------------------------------------------------------

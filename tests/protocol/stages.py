@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from protocol.language import extend, next_token
 
-from vllm_ppsd.protocol import Copy, Drafts, Judgement, Lane, Outcome, RetirementBook, Tick
+from vllm_ppsd.protocol import Copy, Drafts, Lane, Outcome, RetirementBook, Tick, Verdict
 
 GARBAGE = -1
 
@@ -118,7 +118,7 @@ class LastStage(Stage):
         self.counted = 0
         self.newest: dict[str, tuple[int, int]] = {}
 
-    def step(self) -> tuple[Passing, Judgement] | None:
+    def step(self) -> tuple[Passing, Verdict] | None:
         if not self.line:
             return None
         passing = self.line.popleft()
@@ -143,7 +143,7 @@ class LastStage(Stage):
                 outcomes[lane.request_id] = self._retire(passing, lane)
         self.counted += len(counted)
         self.check_promoted(passing)
-        return passing, Judgement(tick.number, outcomes)
+        return passing, Verdict(tick.number, outcomes)
 
     def _is_true(self, passing: Passing, lane: Lane) -> bool:
         """Whether its first token is the newest one retired, behind retired ones only."""

@@ -56,7 +56,7 @@ def stage_0_takes_every_lane_for_a_child_of_rank_0(monkeypatch):
 
 
 @mutation(LANES)
-def the_judgement_of_an_earlier_flight_is_not_ignored(monkeypatch):
+def the_verdict_of_an_earlier_flight_is_not_ignored(monkeypatch):
     def rule_out(self, request_id, tick, continues):
         if flight := self._flights.get(request_id):
             flight.judged, flight.continues = tick, continues
@@ -88,13 +88,13 @@ def a_lane_goes_on_by_the_rank_of_its_parent(monkeypatch):
     )
 
 
-@mutation("other judgements than it must")
+@mutation("other verdicts than it must")
 def the_gate_lets_a_tick_too_many_pass(monkeypatch):
     init = TickGate.__init__
     monkeypatch.setattr(TickGate, "__init__", lambda self, depth, book: init(self, depth + 1, book))
 
 
-@mutation("other judgements than it must")
+@mutation("other verdicts than it must")
 def the_gate_waits_for_flights_that_are_over(monkeypatch):
     def start(self, tick):
         alive = {lane.request_id for lane in tick.lanes if not self._book.is_stale(lane)}

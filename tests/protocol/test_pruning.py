@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from protocol.lanes import follower, outcome, root, tick_of
 
-from vllm_ppsd.protocol import Judgement, Lane, OrderError, Retired, StaleBook, TickGate
+from vllm_ppsd.protocol import Lane, OrderError, Retired, StaleBook, TickGate, Verdict
 
 
-def judgement(tick: int, **continues: int | None) -> Judgement:
-    return Judgement(tick, {name: outcome(c, request=name) for name, c in continues.items()})
+def verdict(tick: int, **continues: int | None) -> Verdict:
+    return Verdict(tick, {name: outcome(c, request=name) for name, c in continues.items()})
 
 
 def alive(book: StaleBook, lanes: list[Lane]) -> list[int]:
@@ -83,7 +83,7 @@ def test_the_gate_holds_a_draft_until_the_tick_depth_before_is_judged():
     assert gate.due(second) == 0
     assert gate.start(second)
     assert gate.due(third) == 1
-    gate.judge(judgement(0, a=0))
+    gate.judge(verdict(0, a=0))
     assert gate.due(third) == 0
 
 
@@ -92,7 +92,7 @@ def test_after_a_miss_nothing_is_waited_for():
     gate = TickGate(1, book)
     for lane in (root(0, 0), follower(1, 1)):
         assert gate.start(book.enter(tick_of(lane)))
-    gate.judge(judgement(0, a=None))
+    gate.judge(verdict(0, a=None))
     third = book.enter(tick_of(follower(2, 2)))
     assert gate.due(third) == 0
     assert not gate.start(third)
@@ -103,7 +103,7 @@ def test_after_a_miss_nothing_is_waited_for():
         assert gate.start(tick)
     assert gate.unjudged == 4
     for number in (1, 2):
-        gate.judge(judgement(number))
+        gate.judge(verdict(number))
     assert gate.due(book.enter(tick_of(follower(5, 3)))) == 1
 
 
@@ -111,13 +111,13 @@ def test_a_tick_is_run_for_one_lane_that_may_count():
     book = StaleBook()
     gate = TickGate(1, book)
     gate.start(book.enter(tick_of(root(0, 0), root(0, 0, request="b"))))
-    gate.judge(judgement(0, a=None, b=0))
+    gate.judge(verdict(0, a=None, b=0))
     assert gate.start(book.enter(tick_of(follower(1, 1), follower(1, 1, request="b"))))
     assert not gate.start(book.enter(tick_of(follower(2, 2))))
 
 
-def test_a_judgement_out_of_turn_is_an_error():
+def test_a_verdict_out_of_turn_is_an_error():
     gate = TickGate(1, StaleBook())
     gate.start(tick_of(root(0, 0)))
     with pytest.raises(OrderError, match="tick 1 came where 0"):
-        gate.judge(judgement(1))
+        gate.judge(verdict(1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vllm_ppsd.protocol import Candidate, Draft, Drafts, Judgement, Outcome
+from vllm_ppsd.protocol import Candidate, Draft, Drafts, Outcome, Verdict
 from vllm_ppsd.worker import channels
 from vllm_ppsd.worker.channels import ChannelError, Receiver, Sender
 from vllm_ppsd.worker.handover import Handover
@@ -22,14 +22,14 @@ class Pair:
         self.receiver, self.sender = receiver, self.senders[kind]
 
 
-def test_judgements_arrive_in_order():
-    pair = Pair(Kind.JUDGEMENTS)
+def test_verdicts_arrive_in_order():
+    pair = Pair(Kind.VERDICTS)
     sent = [
-        Judgement(4, {"a": Outcome("a", (2**40, 7), 2, 1), "b": Outcome("b", (1,), 1, 1, 0)}),
-        Judgement(5),
+        Verdict(4, {"a": Outcome("a", (2**40, 7), 2, 1), "b": Outcome("b", (1,), 1, 1, 0)}),
+        Verdict(5),
     ]
-    for judgement in sent:
-        pair.sender.send(judgement)
+    for verdict in sent:
+        pair.sender.send(verdict)
     assert [pair.receiver.receive() for _ in sent] == sent
 
 
@@ -84,6 +84,6 @@ def test_another_version_of_the_package_is_an_error_that_says_so(monkeypatch):
 
 
 def test_silence_is_an_error_that_says_from_whom():
-    pair = Pair(Kind.JUDGEMENTS, patience=0.05)
-    with pytest.raises(ChannelError, match="no judgements came from the other stage"):
+    pair = Pair(Kind.VERDICTS, patience=0.05)
+    with pytest.raises(ChannelError, match="no verdicts came from the other stage"):
         pair.receiver.receive()

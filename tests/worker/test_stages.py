@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.fake_runner import FakeChannel, FakeDrafter, FakePort, batch_of
 
-from vllm_ppsd.protocol import Draft, Judgement, Outcome, StaleBook, TickBook
+from vllm_ppsd.protocol import Draft, Outcome, StaleBook, TickBook, Verdict
 from vllm_ppsd.worker import non_last
 from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.messages import Kind
@@ -36,8 +36,8 @@ class Events:
     def since_last(self, what: What) -> None:
         self.seen.append(what)
 
-    def judged(self, judgement: Judgement) -> None:
-        self.seen.append(judgement)
+    def judged(self, verdict: Verdict) -> None:
+        self.seen.append(verdict)
 
 
 class Pipeline:
@@ -46,16 +46,16 @@ class Pipeline:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(non_last, "get_tp_group", lambda: SimpleNamespace(world_size=1))
         drafts = FakeChannel()
-        self.judgements = [FakeChannel(), FakeChannel()]
+        self.verdicts = [FakeChannel(), FakeChannel()]
 
         def channels(stage: int) -> Any:
             fan_out = SimpleNamespace(
-                send=lambda message: [one.send(message) for one in self.judgements]
+                send=lambda message: [one.send(message) for one in self.verdicts]
             )
             receivers: dict[Kind, Any] = {Kind.DRAFTS: drafts}
             if stage < 2:
-                receivers[Kind.JUDGEMENTS] = self.judgements[stage]
-            senders = {Kind.DRAFTS: drafts, Kind.JUDGEMENTS: fan_out}
+                receivers[Kind.VERDICTS] = self.verdicts[stage]
+            senders = {Kind.DRAFTS: drafts, Kind.VERDICTS: fan_out}
             return SimpleNamespace(stage=stage, receivers=receivers, senders=senders)
 
         port: Any = FakePort()
@@ -77,7 +77,7 @@ class Pipeline:
         self.first.after_send(batch_of(tick), states)
         return inputs["r"], states
 
-    def run_last(self, tick: Any, token: int) -> Judgement:
+    def run_last(self, tick: Any, token: int) -> Verdict:
         sampled: list[int] = []
         if self.last.begin(tick):
             self.last.run(batch_of(tick), lambda: STATES)
@@ -102,8 +102,8 @@ def test_a_hit_goes_on_and_a_miss_is_skipped_until_the_true_token_enters(pipelin
     assert pipeline.run_last(second, 9).outcomes["r"].missed
     skipped = pipeline.tick(5, 1, 0)
     assert pipeline.run_first(skipped) == ([105], None)
-    assert pipeline.run_last(third, 7) == Judgement(third.number)
-    assert pipeline.run_last(skipped, 7) == Judgement(skipped.number)
+    assert pipeline.run_last(third, 7) == Verdict(third.number)
+    assert pipeline.run_last(skipped, 7) == Verdict(skipped.number)
     root = pipeline.tick(4, 1, 1)
     assert pipeline.run_first(root) == ([], STATES)
     assert pipeline.run_last(root, 105).outcomes["r"].accepted == 1
@@ -111,10 +111,10 @@ def test_a_hit_goes_on_and_a_miss_is_skipped_until_the_true_token_enters(pipelin
 
 def test_a_middle_stage_skips_what_it_has_heard_to_be_stale(pipeline: Pipeline):
     prompt, behind = pipeline.tick(0, 3, 3), pipeline.tick(3, 1, 0)
-    miss = Judgement(prompt.number, {"r": Outcome("r", (9,), compared=1, accepted=0)})
+    miss = Verdict(prompt.number, {"r": Outcome("r", (9,), compared=1, accepted=0)})
     pipeline.middle.begin(prompt)
     assert pipeline.middle.run(batch_of(prompt), lambda: STATES) is STATES
-    pipeline.judgements[1].send(miss)
+    pipeline.verdicts[1].send(miss)
     pipeline.middle.begin(behind)
     assert pipeline.middle.run(batch_of(behind), lambda: STATES) is None
 
@@ -148,6 +148,6 @@ def test_what_stages_do_is_told_to_a_sink(pipeline: Pipeline):
     pipeline.first.events, pipeline.last.events = first, last = Events(), Events()
     tick = pipeline.tick(0, 3, 3)
     pipeline.run_first(tick)
-    judgement = pipeline.run_last(tick, 103)
+    verdict = pipeline.run_last(tick, 103)
     assert first.seen == [tick.number, What.HOLD, What.LAYERS, What.DRAFT]
-    assert last.seen == [tick.number, What.LAYERS, What.LM_HEAD, What.SAMPLE, judgement]
+    assert last.seen == [tick.number, What.LAYERS, What.LM_HEAD, What.SAMPLE, verdict]

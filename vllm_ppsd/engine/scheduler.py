@@ -2,7 +2,7 @@
 
 ``AsyncScheduler`` already sends a position on before its token is known. This
 subclass decides who enters each tick (``Admission``), makes the ``Tick`` that the stages are
-sent, and rewinds a request where the last stage's judgement says that a draft was wrong.
+sent, and rewinds a request where the last stage's verdict says that a draft was wrong.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class PPSDScheduler(AsyncScheduler):
         # Without lanes vLLM's own output comes back.
         self._outcomes = {}
         if isinstance(model_runner_output, PPSDModelRunnerOutput):
-            self._outcomes = model_runner_output.judgement.outcomes
+            self._outcomes = model_runner_output.verdict.outcomes
             for lane in scheduler_output.tick.lanes:
                 if outcome := self._outcomes.get(lane.request_id):
                     self._ticks.judge(lane, outcome)

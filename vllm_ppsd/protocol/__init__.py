@@ -23,12 +23,12 @@ from vllm_ppsd.protocol.tick import (
     Copy,
     Draft,
     Drafts,
-    Judgement,
     Lane,
     Outcome,
     Retired,
     Shape,
     Tick,
+    Verdict,
 )
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "Drafts",
     "FixedDepth",
     "Flight",
-    "Judgement",
     "Lane",
     "LoadPolicy",
     "MissingDraftError",
@@ -59,6 +58,7 @@ __all__ = [
     "TickBook",
     "TickCosts",
     "TickGate",
+    "Verdict",
     "flush",
     "may_enter",
     "slot_blocks",

@@ -1,11 +1,11 @@
 """Before the last stage: which lanes need not run, and when a tick may start.
 
-Every stage but the last takes in the last stage's judgements as they come. An outcome says which
+Every stage but the last takes in the last stage's verdicts as they come. An outcome says which
 lane of a tick counted and which lane of the next tick continues it. Of the request's lanes in
 flight, only that one and its descendants are not stale then; if there is none, all are stale
 until a root enters.
 
-A judgement only saves work. Whichever judgements a stage has received, a lane that will count is
+A verdict only saves work. Whichever verdicts a stage has received, a lane that will count is
 not stale there, nor were its ancestors when they passed.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vllm_ppsd.protocol.tick import Judgement, Lane, LaneId, Outcome, Tick
+from vllm_ppsd.protocol.tick import Lane, LaneId, Outcome, Tick, Verdict
 
 
 class OrderError(RuntimeError):
@@ -105,7 +105,7 @@ class TickGate:
     """Which ticks may start on a stage before the last, and which it need not run.
 
     The scheduler sends one tick more than may be unverified, so that stage 0 never waits for the
-    scheduler's answer. Stage 0 holds that tick until the judgement of the tick ``depth`` before it
+    scheduler's answer. Stage 0 holds that tick until the verdict of the tick ``depth`` before it
     is in.
 
     Args:
@@ -119,11 +119,11 @@ class TickGate:
 
     @property
     def unjudged(self) -> int:
-        """How many ticks have started whose judgements are not in."""
+        """How many ticks have started whose verdicts are not in."""
         return len(self._unjudged)
 
     def due(self, tick: Tick) -> int:
-        """Return how many judgements must come in before a tick may start.
+        """Return how many verdicts must come in before a tick may start.
 
         Known tokens wait for nothing, and ticks of which nothing counts are not waited
         for: after a miss the true token enters at once.
@@ -131,24 +131,24 @@ class TickGate:
         if not any(not lane.is_root and not self._book.is_stale(lane) for lane in tick.lanes):
             return 0
         unverified = sum(bool(alive) for _, alive in self._unjudged)
-        judgements = 0
+        verdicts = 0
         for _, alive in self._unjudged:
             if unverified <= self._depth:
                 break
             unverified -= bool(alive)
-            judgements += 1
-        return judgements
+            verdicts += 1
+        return verdicts
 
-    def judge(self, judgement: Judgement) -> None:
-        """Take in the judgement of the oldest unjudged tick.
+    def judge(self, verdict: Verdict) -> None:
+        """Take in the verdict of the oldest unjudged tick.
 
         Raises:
             OrderError: it is of another tick.
         """
         tick, _ = self._unjudged.popleft()
-        if judgement.tick != tick:
-            raise OrderError(f"a judgement of tick {judgement.tick} came where {tick}'s was due")
-        for outcome in judgement.outcomes.values():
+        if verdict.tick != tick:
+            raise OrderError(f"a verdict of tick {verdict.tick} came where {tick}'s was due")
+        for outcome in verdict.outcomes.values():
             self._book.judge(tick, outcome)
 
     def start(self, tick: Tick) -> bool:

@@ -22,7 +22,7 @@ scratch blocks: as many as hold a partly filled block and what may be unverified
   free.
 
 All this follows from the ticks alone, with the parents that stage 0 filled in, so that all stages
-and all ranks of a tensor parallel group agree, whatever judgements each has received. Every stage
+and all ranks of a tensor parallel group agree, whatever verdicts each has received. Every stage
 carries out every copy of every tick, run or skipped. No copy of a tick reads or writes what
 another one of it writes, so their order does not matter. A lane without a slot is one that the
 tick itself rules out (``StaleBook.enter``).

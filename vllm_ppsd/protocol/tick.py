@@ -1,6 +1,6 @@
-"""The values that travel: a tick through the stages, drafts along with it, a judgement back.
+"""The values that travel: a tick through the stages, drafts along with it, a verdict back.
 
-The scheduler makes a ``Tick``, stage 0 its ``Drafts``, the last stage its ``Judgement``. Each is
+The scheduler makes a ``Tick``, stage 0 its ``Drafts``, the last stage its ``Verdict``. Each is
 made once and passed whole: what it decides is decided nowhere else.
 
 A request has one lane in a tick, or several *siblings*, which stand at the same position and
@@ -201,7 +201,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.accepted < self.compared
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True):
     """What the last stage decided in a tick. Only lanes that count and sample have an outcome.
 
     Attributes:

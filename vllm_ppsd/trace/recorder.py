@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from vllm_ppsd.protocol import Judgement, Lane, Outcome, Tick
+from vllm_ppsd.protocol import Lane, Outcome, Tick, Verdict
 from vllm_ppsd.trace.spans import LaneResult, Span, StageRecord, TracedLane
 from vllm_ppsd.worker.events import What
 
@@ -46,9 +46,9 @@ class Recorder:
     def since_last(self, what: What) -> None:
         self._add(what, self._spans[-1].end)
 
-    def judged(self, judgement: Judgement) -> None:
+    def judged(self, verdict: Verdict) -> None:
         self._ticks[-1] = [
-            traced._replace(outcome=lane_result(lane, judgement.outcomes.get(lane.request_id)))
+            traced._replace(outcome=lane_result(lane, verdict.outcomes.get(lane.request_id)))
             for traced, lane in zip(self._ticks[-1], self._lanes[-1], strict=True)
         ]
 

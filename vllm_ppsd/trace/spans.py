@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from vllm_ppsd.worker.events import What
 
 BUSY = (What.LAYERS, What.DRAFT, What.LM_HEAD, What.SAMPLE)
-"""What counts as work; ``HOLD`` is stage 0 waiting for a judgement, ``STATES`` for what a
+"""What counts as work; ``HOLD`` is stage 0 waiting for a verdict, ``STATES`` for what a
 multi-depth head reads of later stages."""
 
 

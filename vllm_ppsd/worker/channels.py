@@ -131,13 +131,13 @@ class StageChannels:
         receives = {
             Kind.STATES: states and not first,
             Kind.DRAFTS: last,
-            Kind.JUDGEMENTS: not last,
+            Kind.VERDICTS: not last,
             Kind.FEEDBACK: first and bool(feedback),
         }
         targets: dict[Kind, Iterable[int]] = {
             Kind.STATES: [group.rank_in_group + 1] if states and not last else [],
             Kind.DRAFTS: [behind] if first else [],
-            Kind.JUDGEMENTS: range(behind) if last else [],
+            Kind.VERDICTS: range(behind) if last else [],
             Kind.FEEDBACK: [0] if group.rank_in_group in feedback else [],
         }
         self.stage = group.rank_in_group

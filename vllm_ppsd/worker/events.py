@@ -1,4 +1,4 @@
-"""What stages tell whoever records them: work begun and ended, ticks, judgements."""
+"""What stages tell whoever records them: work begun and ended, ticks, verdicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Protocol
 
-from vllm_ppsd.protocol import Judgement, Tick
+from vllm_ppsd.protocol import Tick, Verdict
 
 
 class What(StrEnum):
@@ -32,7 +32,7 @@ class EventSink(Protocol):
     def since_last(self, what: What) -> None:
         """Some work has been done since the newest span ended."""
 
-    def judged(self, judgement: Judgement) -> None:
+    def judged(self, verdict: Verdict) -> None:
         """The last stage has judged the newest tick."""
 
 
@@ -50,5 +50,5 @@ class NoEvents:
     def since_last(self, what: What) -> None:
         pass
 
-    def judged(self, judgement: Judgement) -> None:
+    def judged(self, verdict: Verdict) -> None:
         pass

@@ -1,7 +1,7 @@
 """What stages tell each other, past the scheduler.
 
-Drafts go from the first to the last stage, judgements back to all before it, a message a tick. A
-judgement is there as soon as the tokens are sampled; drafts may follow the hidden states that they
+Drafts go from the first to the last stage, verdicts back to all before it, a message a tick. A
+verdict is there as soon as the tokens are sampled; drafts may follow the hidden states that they
 were made from, which then wait for nothing. States that the head reads besides its own go back to
 the first stage (``feedback``). Where vLLM's own hand-over of states between neighbours is slow,
 they take the same way (``handover``).
@@ -13,7 +13,7 @@ from enum import Enum
 
 import msgspec
 
-from vllm_ppsd.protocol import Drafts, Judgement
+from vllm_ppsd.protocol import Drafts, Verdict
 
 
 class States(msgspec.Struct, frozen=True):
@@ -47,5 +47,5 @@ class Kind(Enum):
 
     STATES = States
     DRAFTS = Drafts
-    JUDGEMENTS = Judgement
+    VERDICTS = Verdict
     FEEDBACK = StatesBack

@@ -1,4 +1,4 @@
-"""A stage before the last: it takes in judgements, and runs no tick whose lanes are all stale."""
+"""A stage before the last: it takes in verdicts, and runs no tick whose lanes are all stale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from vllm.distributed.parallel_state import get_tp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import Judgement, StaleBook, Tick, TickGate
+from vllm_ppsd.protocol import StaleBook, Tick, TickGate, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.worker.channels import Receiver, StageChannels
 from vllm_ppsd.worker.events import What
@@ -27,7 +27,7 @@ class NonLastStage(Stage):
         port: to the model runner that this stage belongs to.
         config: PPSD's.
         channels: this stage's.
-        book: what is remembered of judgements.
+        book: what is remembered of verdicts.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class NonLastStage(Stage):
         self._config = config
         self._stale_book = book
         self._gate = TickGate(config.max_drafts, book)
-        self._judgements: Receiver[Judgement] = channels.receivers[Kind.JUDGEMENTS]
+        self._verdicts: Receiver[Verdict] = channels.receivers[Kind.VERDICTS]
 
     def begin(self, tick: Tick) -> bool:
         self._stale_book.enter(tick)
@@ -63,21 +63,21 @@ class NonLastStage(Stage):
         """Called when a tick starts."""
 
     def _hold(self, tick: Tick) -> None:
-        """Take in judgements: wait for those that this tick depends on.
+        """Take in verdicts: wait for those that this tick depends on.
 
         Stage 0 waits; when the tick comes to a middle stage, these have been sent.
         """
         for _ in range(self._gate.due(tick)):
-            self._gate.judge(self._judgements.receive())
+            self._gate.judge(self._verdicts.receive())
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Take in the judgements that are there already.
+        """Take in the verdicts that are there already.
 
         The ranks of a tensor parallel group must skip the same ticks, so they take in
         no more than what they have waited for.
         """
         if get_tp_group().world_size > 1:
             return
-        while self._gate.unjudged and self._judgements.ready():
-            self._gate.judge(self._judgements.receive())
+        while self._gate.unjudged and self._verdicts.ready():
+            self._gate.judge(self._verdicts.receive())

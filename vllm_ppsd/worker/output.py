@@ -1,4 +1,4 @@
-"""What the last stage returns: vLLM's output, with the judgement of the tick."""
+"""What the last stage returns: vLLM's output, with the verdict of the tick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 from vllm.v1.outputs import ModelRunnerOutput
 
-from vllm_ppsd.protocol import Judgement, Tick
+from vllm_ppsd.protocol import Tick, Verdict
 
 
 @dataclass
@@ -15,16 +15,16 @@ class PPSDModelRunnerOutput(ModelRunnerOutput):
     """A step's samples, and what the last stage decided about them.
 
     Attributes:
-        judgement: of the tick.
+        verdict: of the tick.
     """
 
-    judgement: Judgement = field(kw_only=True)
+    verdict: Verdict = field(kw_only=True)
 
     @classmethod
-    def of(cls, output: ModelRunnerOutput, judgement: Judgement) -> Self:
-        """Return ``output`` with a judgement."""
+    def of(cls, output: ModelRunnerOutput, verdict: Verdict) -> Self:
+        """Return ``output`` with a verdict."""
         values = {f.name: getattr(output, f.name) for f in fields(ModelRunnerOutput)}
-        return cls(**values, judgement=judgement)
+        return cls(**values, verdict=verdict)
 
 
 def without_tokens(tick: Tick) -> ModelRunnerOutput:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import Drafts, Judgement, Lane, RetirementBook, Tick
+from vllm_ppsd.protocol import Drafts, Lane, RetirementBook, Tick, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
@@ -27,7 +27,7 @@ class ScorerStage(Stage):
         super().__init__(port, feedback_sender(channels))
         self._speculates = config.max_drafts > 0
         self._drafts: Receiver[Drafts] = channels.receivers[Kind.DRAFTS]
-        self._judgements: Sender[Judgement] = channels.senders[Kind.JUDGEMENTS]
+        self._verdicts: Sender[Verdict] = channels.senders[Kind.VERDICTS]
         self._book = RetirementBook()
         self._stale: set[str] = set()
         self._seeds = SeedBook()
@@ -66,7 +66,7 @@ class ScorerStage(Stage):
                 self._sampler.expect(states)
             yield
 
-    def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Judgement:
+    def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
         # The token does not wait for its draft; the comparison does.
         candidates = self._drafts.receive(tick.number).candidates if self._speculates else {}
         outcomes = {
@@ -76,11 +76,11 @@ class ScorerStage(Stage):
             for lane in tick.lanes
             if sampled[lane.request_id]
         }
-        judgement = Judgement(tick.number, outcomes)
+        verdict = Verdict(tick.number, outcomes)
         if self._speculates:
-            self._judgements.send(judgement)
-        self.events.judged(judgement)
-        return judgement
+            self._verdicts.send(verdict)
+        self.events.judged(verdict)
+        return verdict
 
     def _couple(self, stock: Any) -> CoupledSampler:
         self._sampler = CoupledSampler(stock)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vllm_ppsd.drafter.interface import Drafter
-from vllm_ppsd.protocol import Judgement, Lane, Tick
+from vllm_ppsd.protocol import Lane, Tick, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.worker.events import EventSink, NoEvents, What
 from vllm_ppsd.worker.feedback import FeedbackSender
@@ -79,7 +79,7 @@ class Stage:
         """Return a context in which the last stage samples; None if no lane counts."""
         return self.events.span(What.SAMPLE)
 
-    def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Judgement:
+    def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
         """Judge what the last stage has sampled, by request; no tokens where nothing counts."""
         raise NotImplementedError
 

@@ -27,10 +27,10 @@ from vllm_ppsd.protocol import (
     DraftBook,
     Drafts,
     FixedDepth,
-    Judgement,
     RetirementBook,
     StaleBook,
     TickBook,
+    Verdict,
     flush,
     steps_in_flight,
 )
@@ -141,7 +141,7 @@ class Simulation:
         share = -(-len(self._requests) // self._stages)
         return set(sorted(entering)[:share])
 
-    def _result(self, step: Step, judgement: Judgement) -> None:
+    def _result(self, step: Step, verdict: Verdict) -> None:
         self._in_flight -= 1
         for lane in step.lanes:
             request = self._requests[lane.request_id]
@@ -150,7 +150,7 @@ class Simulation:
             flight = replace(
                 flight, in_flight=flight.in_flight - 1, stale=flight.stale - 1 if stale else 0
             )
-            outcome = judgement.outcomes.get(lane.request_id)
+            outcome = verdict.outcomes.get(lane.request_id)
             if outcome is not None:
                 request.retired += len(outcome.tokens)
                 flight = replace(flight, unverified=flight.unverified - len(outcome.tokens))
@@ -266,7 +266,7 @@ class Simulation:
         self._start(last)
 
     def _judge(self, step: Step) -> None:
-        judgement = Judgement(
+        verdict = Verdict(
             step.number,
             {
                 lane.request_id: self._retirement.retire(
@@ -278,17 +278,17 @@ class Simulation:
         )
         self._outcomes[step.number] = [
             traced._replace(
-                outcome=lane_result(lane, judgement.outcomes.get(lane.request_id)),
+                outcome=lane_result(lane, verdict.outcomes.get(lane.request_id)),
             )
             for traced, lane in zip(self._outcomes[step.number], step.lanes, strict=True)
         ]
         if self._depth:
-            self._after(self._profile.verdict, lambda: self._receive(judgement))
-        self._after(self._profile.control / 2, lambda: self._result(step, judgement))
+            self._after(self._profile.verdict, lambda: self._receive(verdict))
+        self._after(self._profile.control / 2, lambda: self._result(step, verdict))
 
-    def _receive(self, judgement: Judgement) -> None:
+    def _receive(self, verdict: Verdict) -> None:
         for stage, ear in enumerate(self._ears):
-            ear.judgements.append(judgement)
+            ear.verdicts.append(verdict)
             self._start(stage)
 
     # Time ------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from vllm_ppsd.protocol import Drafts, Flight, Judgement, Lane, StaleBook, Tick, TickGate
+from vllm_ppsd.protocol import Drafts, Flight, Lane, StaleBook, Tick, TickGate, Verdict
 
 
 @dataclass
@@ -28,21 +28,21 @@ class Step:
 
 
 class Ear:
-    """What a stage before the last has received of judgements."""
+    """What a stage before the last has received of verdicts."""
 
     def __init__(self, book: StaleBook, depth: int) -> None:
         self.book, self.gate = book, TickGate(depth, book)
-        self.judgements: deque[Judgement] = deque()
+        self.verdicts: deque[Verdict] = deque()
         self.held_since = math.inf
 
     def holds(self, step: Step) -> bool:
-        """Whether a tick must wait for a judgement."""
-        return self.gate.due(step.tick) > len(self.judgements)
+        """Whether a tick must wait for a verdict."""
+        return self.gate.due(step.tick) > len(self.verdicts)
 
     def catch_up(self) -> None:
-        """Take in every judgement that is there."""
-        while self.gate.unjudged and self.judgements:
-            self.gate.judge(self.judgements.popleft())
+        """Take in every verdict that is there."""
+        while self.gate.unjudged and self.verdicts:
+            self.gate.judge(self.verdicts.popleft())
 
 
 @dataclass
