@@ -7,7 +7,6 @@ engine by vLLM's own ``LLM`` and ``collective_rpc``.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-EXTENSION = "vllm_ppsd.tools.worker_extension"
+EXTENSION = "vllm_ppsd.tools.worker_extension.ToolsWorkerExtension"
 
 
 class Run(NamedTuple):
@@ -120,8 +119,9 @@ def _serve(options: dict[str, Any]) -> None:
     if "speculative_config" in options:
         options["per_request_spec_decode_metrics"] = "summary"
         # Before this module there was, the workers had its methods themselves.
-        if importlib.util.find_spec("vllm_ppsd.tools") and importlib.util.find_spec(EXTENSION):
-            options["worker_extension_cls"] = f"{EXTENSION}.ToolsWorkerExtension"
+        # (Not by the import system: an editable install would find another checkout's.)
+        if Path(vllm_ppsd.__file__).with_name("tools").joinpath("worker_extension.py").is_file():
+            options["worker_extension_cls"] = EXTENSION
     llm: Any = LLM(**options)
 
     def send(message: dict[str, Any]) -> None:
