@@ -1,4 +1,4 @@
-"""What serving needs imports nothing of the laboratory, not even when it is called."""
+"""Who may know whom: serving nothing of the laboratory, and only the port a model runner."""
 
 from __future__ import annotations
 
@@ -38,3 +38,17 @@ def test_the_laboratory_is_where_it_is_said_to_be():
 def test_serving_imports_nothing_of_the_laboratory(path: Path):
     parts = [name.split(".") for name in imported(path)]
     assert [p for p in parts if p[0] == "vllm_ppsd" and p[1:] and p[1] in LABORATORY] == []
+
+
+OUTSIDE = [path for path in SERVING if path.relative_to(PACKAGE).parts[0] != "runner"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_port_touches_a_model_runner(path: Path):
+    touched = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value).rpartition(".")[2].endswith("runner")
+    ]
+    assert touched == []

@@ -7,7 +7,7 @@ import pytest
 from vllm_ppsd.contract.entries import Entry
 from vllm_ppsd.contract.series import contract_for
 
-from .usage import overrides, own_fields, received_fields, resolve, words
+from .usage import imported_functions, overrides, own_fields, received_fields, resolve, words
 
 ENTRIES = contract_for().entries
 TARGETS = {entry.target for entry in ENTRIES}
@@ -28,6 +28,10 @@ def test_what_is_used_of_objects_of_vllm_is_in_the_table():
     for (package, receiver), used in received_fields().items():
         assert used, f"{package}: nothing is called {receiver} any more"
         assert used <= TARGETS, f"{package}: {receiver}"
+
+
+def test_functions_that_are_imported_are_in_the_table():
+    assert sorted(imported_functions() - TARGETS) == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import vllm_ppsd
 from vllm_ppsd.contract.source import digests, installed_source
 
 PACKAGE = Path(vllm_ppsd.__file__).parent
+SERVING = ["config", "drafter", "engine", "exit_head", "runner", "sampling", "single", "worker"]
 
 _RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _BATCH = "vllm.v1.worker.gpu_input_batch:InputBatch"
@@ -187,3 +188,21 @@ _source = cache(inspect.getsource)
 
 def _name(theirs: type) -> str:
     return f"{theirs.__module__}:{theirs.__qualname__}"
+
+
+def imported_functions() -> set[str]:
+    """Return every function of vLLM's that a module which serves imports, where it is defined."""
+    result = set()
+    for package in SERVING:
+        for node in ast.walk(ast.parse(_without_future(source_of(f"vllm_ppsd.{package}")))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vllm."):
+                module = importlib.import_module(str(node.module))
+                values = (inspect.unwrap(getattr(module, alias.name)) for alias in node.names)
+                result |= {_place(value) for value in values if inspect.isfunction(value)}
+    return result - {"vllm.logger:init_logger"}
+
+
+def _place(function: Any) -> str:
+    module = importlib.import_module(function.__module__)
+    file = ".__init__" if hasattr(module, "__path__") else ""
+    return f"{module.__name__}{file}:{function.__qualname__}"

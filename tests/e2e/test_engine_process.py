@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm_ppsd.drafter.recorded import write_record
 
 from benchmarks.engine_process import engine_process
 from benchmarks.pipeline import HERE
 from vllm_ppsd.config.cpu_binding import CORES
+from vllm_ppsd.drafter.recorded import write_record
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 

@@ -14,10 +14,10 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from vllm_ppsd.engine.output import PPSDModelRunnerOutput
 from vllm_ppsd.engine.scheduler import PPSDScheduler
 from vllm_ppsd.plugin import register
 from vllm_ppsd.protocol import Outcome, Verdict
-from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 
 BLOCK = 32
 TOKEN = 7

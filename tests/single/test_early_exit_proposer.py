@@ -39,9 +39,7 @@ class Counting(EarlyExitProposer):
         ]
         return self.propose(behind, rows=len(sampled))
 
-    def _draft(
-        self, behind: Sequence[Verified], tokens: Sequence[int], depth: int, rows: int
-    ) -> list[Draft]:
+    def _draft(self, behind: Sequence[Verified], tokens: Sequence[int], depth: int) -> list[Draft]:
         positions = [one.position + depth for one in behind]
         self.batches.append(([one.row for one in behind], positions))
         drafts = [token + 1 for token in tokens]

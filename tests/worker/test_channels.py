@@ -59,10 +59,10 @@ def test_states_arrive_whatever_becomes_of_the_tensors(dtype: torch.dtype):
 
 def test_states_of_another_tick_are_refused():
     handover = Handover(Pair(Kind.STATES))  # type: ignore[arg-type]
-    handover.tick = 3
-    _, _, (fill,) = handover.receive()
-    handover.send({"hidden_states": torch.zeros(1)})
     handover.tick = 4
+    _, _, (fill,) = handover.receive()
+    handover.tick = 3
+    handover.send({"hidden_states": torch.zeros(1)})
     with pytest.raises(ChannelError, match="states of tick 3 came where those of tick 4 were due"):
         fill()
 
@@ -77,7 +77,7 @@ def test_a_message_out_of_order_is_an_error_that_says_so():
 def test_another_version_of_the_package_is_an_error_that_says_so(monkeypatch):
     pair = Pair(Kind.DRAFTS)
     with monkeypatch.context() as patch:
-        patch.setattr(channels, "VERSION", b"\x00")
+        patch.setattr(channels, "VERSION", b"old!")
         pair.sender.send(Drafts(7))
     with pytest.raises(ChannelError, match="same version of vllm-ppsd on all nodes"):
         pair.receiver.receive()

@@ -147,11 +147,6 @@ class PPSDConfig(SpeculativeConfig):
         ends = list(accumulate(self.layer_partition))
         return [ends.index(layer) for layer in self.deeper_layers]
 
-    @property
-    def head_is_needed(self) -> bool:
-        """Whether stage 0 runs an exit head."""
-        return self.model is not None and self.max_drafts > 0
-
 
 USER_OPTIONS: tuple[str, ...] = (
     "method",

@@ -38,16 +38,14 @@ class HeadDrafter:
         if not wanted:
             self.write_entries(states)
             return []
-        rows = last[[one.row for one in wanted]]
-        best, probabilities, logits = self._head(*states[:3], rows, states.deeper)
-        tokens: list[int] = best.tolist()
+        tokens, probabilities, logits = self._head(*states[:3], last, states.deeper)
         if self._draws is not None:
-            self._draw(self._draws, wanted, logits, tokens)
+            tokens = self._drawn(self._draws, wanted, logits, tokens)
         if not self._with_probabilities:
-            return [Draft(token) for token in tokens]
+            return [Draft(token) for token in tokens.tolist()]
         return [
             Draft(token, probability=probability)
-            for token, probability in zip(tokens, probabilities.tolist(), strict=True)
+            for token, probability in zip(tokens.tolist(), probabilities.tolist(), strict=True)
         ]
 
     def write_entries(self, states: ExitStates) -> None:
@@ -56,19 +54,23 @@ class HeadDrafter:
     def warm_up(self, states: ExitStates) -> None:
         self._head.warm_up(*states)
 
-    def _draw(
-        self, draws: Draws, wanted: Sequence[Wanted], logits: torch.Tensor, tokens: list[int]
-    ) -> None:
-        """Replace ``tokens`` where the request is not greedy."""
+    def _drawn(
+        self, draws: Draws, wanted: Sequence[Wanted], logits: torch.Tensor, best: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``best``, replaced where the request is not greedy."""
         samplings = [self._port.sampling_params(one.request_id) for one in wanted]
         drawn = [i for i, sampling in enumerate(samplings) if not is_greedy(sampling)]
         if not drawn:
-            return
-        chosen = draws.draw(
-            logits[drawn],
+            return best
+        all_drawn = len(drawn) == len(wanted)
+        tokens = draws.draw(
+            logits if all_drawn else logits[drawn],
             [samplings[i] for i in drawn],
             [wanted[i] for i in drawn],
             self._token_ids,
         )
-        for i, token in zip(drawn, chosen.tolist(), strict=True):
-            tokens[i] = token
+        if all_drawn:
+            return tokens
+        mixed = best.clone()
+        mixed[drawn] = tokens
+        return mixed

@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
     """A draft that is asked for.
 
     Attributes:
-        row: of the runner's batch.
+        row: of the request in the runner's batch.
         request_id: the engine's id.
         position: of the draft in the sequence.
         depth: how many drafts of this step lie before it.
@@ -53,8 +53,8 @@ class Drafter(Protocol):
 
         Args:
             states: of the whole pass; key/value entries are kept of all of it.
-            last: int64 [rows], where each row's last token is among ``tokens``.
-            wanted: one per row to draft behind; may be none.
+            last: int64 [wanted], where the token that each draft follows is among ``tokens``.
+            wanted: the drafts; may be none.
         """
 
     def write_entries(self, states: ExitStates) -> None:

@@ -19,11 +19,10 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_ppsd.engine.admission import Admission
-from vllm_ppsd.engine.output import PPSDSchedulerOutput
+from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
 from vllm_ppsd.hooks.request import hide
 from vllm_ppsd.protocol import Flight, Lane, Outcome, TickBook, flush
 from vllm_ppsd.sampling.seeds import Arrivals
-from vllm_ppsd.worker.output import PPSDModelRunnerOutput
 
 _HELD = 2**62
 """A step that never comes: the request does not enter this tick."""
@@ -112,6 +111,10 @@ class PPSDScheduler(AsyncScheduler):
         return self._ticks.lane(
             request_id, position, length, known=length if known else 0, samples=int(samples)
         )
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super()._preempt_request(request, *args, **kwargs)
+        self._ticks.restart(request.request_id)
 
     def make_stats(self, spec_decoding_stats: Any = None, *args: Any, **kwargs: Any) -> Any:
         stats, self._step_stats = self._step_stats, None

@@ -127,9 +127,10 @@ class TickBook:
         continues, all levels in flight are stale.
         """
         sent = self._sent.get(lane.request_id)
-        if sent is None or not sent.levels or sent.levels[0][0] != lane.tick:
+        if sent is None or not sent.levels or sent.levels[0][0] > lane.tick:
             return
-        sent.levels.popleft()
+        while sent.levels and sent.levels[0][0] <= lane.tick:
+            sent.levels.popleft()
         if outcome.continues is None:
             sent.levels.clear()
         if self._slots > 1:

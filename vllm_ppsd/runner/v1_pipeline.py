@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.forward_context import get_forward_context
 
-from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.engine.output import PPSDModelRunnerOutput, without_tokens
 from vllm_ppsd.protocol import Lane, Tick
 from vllm_ppsd.runner.port import Batch
 from vllm_ppsd.runner.v1 import V1PipelinePort
-from vllm_ppsd.worker.channels import StageChannels
-from vllm_ppsd.worker.output import PPSDModelRunnerOutput, without_tokens
-from vllm_ppsd.worker.roles import make_stage
-from vllm_ppsd.worker.stage import Stage
+
+if TYPE_CHECKING:
+    from vllm_ppsd.worker.stage import Stage
 
 
 @dataclass
@@ -35,17 +34,16 @@ class _Step:
 
 
 class PPSDRunnerMixin:
-    """Calls the stage at seven points of vLLM's tick."""
+    """Calls the stage, which the worker sets, at the points of vLLM's tick that concern it."""
 
     ppsd_stage: Stage
     _port: V1PipelinePort
     _step: _Step
 
-    def take_role(self, config: PPSDConfig, channels: StageChannels) -> Stage:
-        """Become the stage that this rank's place in the pipeline makes it."""
+    def make_port(self) -> V1PipelinePort:
+        """Return what the stage may ask of this runner."""
         self._port = V1PipelinePort(self)
-        self.ppsd_stage = make_stage(config, self._port, channels)
-        return self.ppsd_stage
+        return self._port
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)  # type: ignore[misc]
@@ -72,22 +70,25 @@ class PPSDRunnerMixin:
 
     def after_send(self) -> None:
         """Called by the worker when what the layers made is on its way to the next stage."""
-        if self._step.batch is not None:
-            self.ppsd_stage.after_send(self._step.batch, self._step.states)
+        step = self._step
+        if step.batch is not None:
+            self.ppsd_stage.after_send(step.batch, step.states)
+        # Nothing of a tick is kept until the next one: its states may be a prompt's.
+        step.states = None
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         sample = partial(super().sample_tokens, grammar_output)  # type: ignore[misc]
-        tick, batch, stage = self._step.tick, self._step.batch, self.ppsd_stage
-        if not stage.samples or not tick.lanes:
+        step, stage = self._step, self.ppsd_stage
+        if not stage.samples or not step.tick.lanes:
             return sample()
-        with stage.sampling(batch):
-            if batch is None:
-                output = without_tokens(tick)
+        with stage.sampling(step.batch):
+            if step.batch is None:
+                output = without_tokens(step.tick)
             else:
                 with self._port.discarded_generators_parked():
                     output = sample()
             tokens = dict(zip(output.req_ids, output.sampled_token_ids, strict=True))
-            return PPSDModelRunnerOutput.of(output, stage.judge(tick, tokens))
+            return PPSDModelRunnerOutput.of(output, stage.judge(step.tick, tokens))
 
     def _update_states(self, scheduler_output: Any) -> Any:
         inputs = self.ppsd_stage.inputs(self._step.tick)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.forward_context import set_forward_context
@@ -14,7 +14,9 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.runner.port import Verified
 from vllm_ppsd.runner.v1 import V1Port
-from vllm_ppsd.single.proposer import EarlyExitProposer
+
+if TYPE_CHECKING:
+    from vllm_ppsd.single.proposer import EarlyExitProposer
 
 
 class V1SinglePort(V1Port):
@@ -97,7 +99,7 @@ class SingleRunnerMixin:
     _port: V1SinglePort
     _exit_layer: int
 
-    def take_role(self, config: PPSDConfig) -> EarlyExitProposer | None:
+    def adopt(self, config: PPSDConfig) -> EarlyExitProposer | None:
         """Hand the config on; there is no proposer if nothing is to be drafted."""
         if not config.max_drafts:
             return None

@@ -105,8 +105,9 @@ class EarlyExitProposer:
         drafts: list[list[int]] = [[] for _ in range(rows)]
         behind = [one for one in verified if not one.is_first]
         promising = self._promising(behind, [1.0] * len(behind))
+        drafting = {one.row for one in promising}
         for one in behind:
-            if one not in promising:
+            if one.row not in drafting:
                 self._acceptance.decay_to_prior(one.request_id)
         newest = {one.row: one.tokens[-1] for one in promising}
         for depth in range(self.drafts):
@@ -114,7 +115,7 @@ class EarlyExitProposer:
             promising = [one for one in promising if one.position < room]
             if not promising:
                 break
-            drafted = self._draft(promising, [newest[one.row] for one in promising], depth, rows)
+            drafted = self._draft(promising, [newest[one.row] for one in promising], depth)
             for one, draft in zip(promising, drafted, strict=True):
                 newest[one.row] = draft.token
                 drafts[one.row].append(draft.token)
@@ -154,18 +155,17 @@ class EarlyExitProposer:
         ]
 
     def _draft(
-        self, behind: Sequence[Verified], tokens: Sequence[int], depth: int, rows: int
+        self, behind: Sequence[Verified], tokens: Sequence[int], depth: int
     ) -> Sequence[Draft]:
         """Return a draft behind each request's newest token."""
-        places = [one.row for one in behind]
+        rows = [one.row for one in behind]
         at = [one.position + depth for one in behind]
         device = self._port.device
         input_ids = torch.tensor(tokens, dtype=torch.int32, device=device)
-        last = torch.zeros(rows, dtype=torch.int64, device=device)
-        last[places] = torch.arange(len(behind), device=device)
+        every = torch.arange(len(behind), device=device)
         wanted = [
             Wanted(one.row, one.request_id, one.position + depth + 1, depth) for one in behind
         ]
-        with self._port.draft_context(places, at, depth) as positions:
+        with self._port.draft_context(rows, at, depth) as positions:
             states = ExitStates(positions, *self._early(input_ids, positions))
-            return self.drafter.draft(states, last, wanted)
+            return self.drafter.draft(states, every, wanted)

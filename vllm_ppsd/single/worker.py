@@ -8,6 +8,7 @@ from vllm.config import SpeculativeConfig, VllmConfig
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.hooks.request import mark_worker
+from vllm_ppsd.runner.v1_single import SingleRunnerMixin
 
 PROPOSER = "vllm_ppsd.single.proposer.EarlyExitProposer"
 
@@ -36,4 +37,5 @@ class SingleWorkerMixin:
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
-        self.ppsd = self.model_runner.take_role(self.ppsd_config)  # type: ignore[attr-defined]
+        mixin: SingleRunnerMixin = self.model_runner  # type: ignore[attr-defined]
+        self.ppsd = mixin.adopt(self.ppsd_config)

@@ -9,9 +9,12 @@ from typing import Any
 
 from vllm.distributed.parallel_state import get_pp_group
 
+from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.drafter.recorded import RecordedDrafter
+from vllm_ppsd.single.proposer import EarlyExitProposer
 from vllm_ppsd.trace.recorder import Recorder
 from vllm_ppsd.worker.events import NoEvents
+from vllm_ppsd.worker.stage import Stage
 
 
 class ToolsWorkerExtension:
@@ -22,6 +25,8 @@ class ToolsWorkerExtension:
 
     def start_trace(self) -> None:
         """Record what this stage does until ``stop_trace``."""
+        if not isinstance(self.ppsd, Stage):
+            raise PPSDConfigError("only the stages of a pipeline can be traced")
         stage = get_pp_group().rank_in_group
         self.ppsd.events = Recorder(stage, synchronizes=self.device.type != "cpu")
 
@@ -33,9 +38,13 @@ class ToolsWorkerExtension:
 
     def set_synthetic_acceptance(self, acceptance: float) -> None:
         """Change how often recorded drafts are right, from 0 to 1."""
-        if isinstance(self.ppsd.drafter, RecordedDrafter):
-            self.ppsd.drafter.acceptance = acceptance
+        drafter = self.ppsd.drafter if self.ppsd is not None else None
+        # Of a pipeline's stages only the first drafts.
+        if isinstance(drafter, RecordedDrafter):
+            drafter.acceptance = acceptance
 
     def set_drafts(self, drafts: int, threshold: float) -> None:
         """Change how many tokens a step drafts on one device, and its draft threshold."""
+        if not isinstance(self.ppsd, EarlyExitProposer):
+            raise PPSDConfigError("only on one device are drafts a step and a threshold set")
         self.ppsd.drafts, self.ppsd.threshold = drafts, threshold

@@ -8,6 +8,7 @@ takes seven trips.)
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -21,8 +22,9 @@ from vllm_ppsd.worker.messages import Kind
 
 M = TypeVar("M")
 
-VERSION = b"\x01"
-"""First byte of every message; it changes with what messages look like."""
+_SCHEMA = msgspec.json.schema_components([kind.value for kind in Kind])
+VERSION = hashlib.sha256(msgspec.json.encode(_SCHEMA)).digest()[:4]
+"""First bytes of every message; they change with what messages look like."""
 
 
 class ChannelError(RuntimeError):
@@ -69,12 +71,12 @@ class Receiver(Generic[M]):
                 "(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): it hangs, or the network does"
             )
         body, *buffers = self._socket.recv_multipart()
-        if body[:1] != VERSION:
+        if body[: len(VERSION)] != VERSION:
             raise ChannelError(
-                f"{self._name} came in message format {body[:1].hex()}, and this stage reads "
+                f"{self._name} came in message format {body[: len(VERSION)].hex()}, and this stage reads "
                 f"{VERSION.hex()}: install the same version of vllm-ppsd on all nodes"
             )
-        message: Any = self._decoder.decode(memoryview(body)[1:])
+        message: Any = self._decoder.decode(memoryview(body)[len(VERSION) :])
         if tick is not None and message.tick != tick:
             raise ChannelError(
                 f"{self._name} of tick {message.tick} came where those of tick {tick} were due"

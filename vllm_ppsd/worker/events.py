@@ -18,6 +18,7 @@ class What(StrEnum):
     SAMPLE = "sample"
     HOLD = "hold"
     STATES = "wait for states"
+    SEND_BACK = "send states back"
 
 
 class EventSink(Protocol):

@@ -43,10 +43,11 @@ class Handover:
     def receive(self) -> tuple[dict[str, torch.Tensor], list[Any], list[Callable[[], None]]]:
         """Return a dictionary, no handles, and what fills the dictionary when it is called."""
         tensors: dict[str, torch.Tensor] = {}
+        tick = self.tick
 
         def fill() -> None:
             assert self._receiver is not None
-            message, buffers = self._receiver.receive_with_buffers(self.tick)
+            message, buffers = self._receiver.receive_with_buffers(tick)
             for (name, (shape, dtype)), data in zip(message.form.items(), buffers, strict=True):
                 flat = torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype))
                 tensors[name] = flat.view(shape)

@@ -40,7 +40,8 @@ class NonLastStage(Stage):
         self._verdicts: Receiver[Verdict] = channels.receivers[Kind.VERDICTS]
 
     def begin(self, tick: Tick) -> bool:
-        self._stale_book.enter(tick)
+        entered = self._stale_book.enter(tick)
+        assert entered is tick, "lanes of one request in a tick: parents would have to travel"
         return super().begin(tick)
 
     def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:

@@ -88,9 +88,12 @@ class ProposerStage(NonLastStage):
             for row, lane in enumerate(batch.lanes)
             if lane.samples and lane.request_id not in tick.no_draft_req_ids
         ]
+        last = batch.last
+        if len(wanted) < len(batch.lanes):
+            last = last[[one.row for one in wanted]]
         exit_states = _exit_states(batch.positions, states, self._read_deeper(batch))
         with self.events.span(What.DRAFT), self._port.within(batch):
-            drafted = drafter.draft(exit_states, batch.last, wanted)
+            drafted = drafter.draft(exit_states, last, wanted)
         drafts = Drafts(tick.number)
         for one, draft in zip(wanted, drafted, strict=True):
             drafts.candidates[one.request_id] = (Candidate((draft,)),)

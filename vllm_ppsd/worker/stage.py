@@ -99,12 +99,13 @@ class Stage:
         """
         if self._feedback_sender is None:
             return
-        states = None
-        if isinstance(output, torch.Tensor):
-            states = output[last]
-        elif output is not None:
-            states = output["hidden_states"][last] + output["residual"][last]
-        self._feedback_sender.send(tick.number, states)
+        with self.events.span(What.SEND_BACK):
+            states = None
+            if isinstance(output, torch.Tensor):
+                states = output[last]
+            elif output is not None:
+                states = output["hidden_states"][last] + output["residual"][last]
+            self._feedback_sender.send(tick.number, states)
 
     def _finish_sends(self) -> None:
         """Wait until the next stage has what the previous tick sent.

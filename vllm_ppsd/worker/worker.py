@@ -12,9 +12,15 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.protocol import StaleBook
+from vllm_ppsd.runner.port import RunnerPort
+from vllm_ppsd.runner.v1_pipeline import PPSDRunnerMixin
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.handover import Handover
 from vllm_ppsd.worker.lifeline import follow_engine
+from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.proposer import ProposerStage
+from vllm_ppsd.worker.scorer import ScorerStage
 from vllm_ppsd.worker.stage import Stage
 
 
@@ -56,8 +62,9 @@ class PPSDWorkerMixin:
         )
         if hands_over:
             self._handover = get_pp_group().ppsd_handover = Handover(channels)
-        runner: Any = self.model_runner  # type: ignore[attr-defined]
-        self.ppsd = runner.take_role(self.ppsd_config, channels)
+        self._mixin: PPSDRunnerMixin = self.model_runner  # type: ignore[attr-defined]
+        self.ppsd = make_stage(self.ppsd_config, self._mixin.make_port(), channels)
+        self._mixin.ppsd_stage = self.ppsd
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
@@ -66,5 +73,15 @@ class PPSDWorkerMixin:
         self.ppsd.sends.extend(self._pp_send_work)
         self._pp_send_work: list[Any] = []
         output = super().execute_model(scheduler_output)  # type: ignore[misc]
-        self.model_runner.after_send()  # type: ignore[attr-defined]
+        self._mixin.after_send()
         return output
+
+
+def make_stage(config: PPSDConfig, port: RunnerPort, channels: StageChannels) -> Stage:
+    """Return the stage that this rank's place in the pipeline makes it."""
+    group = get_pp_group()
+    if group.is_first_rank:
+        return ProposerStage(port, config, channels)
+    if group.is_last_rank:
+        return ScorerStage(port, config, channels)
+    return NonLastStage(port, config, channels, StaleBook())
