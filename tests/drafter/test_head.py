@@ -61,6 +61,6 @@ def test_where_nothing_is_wanted_the_heads_entries_are_kept():
 def test_probabilities_come_with_the_drafts_where_they_are_read():
     head: Any = Head()
     drafter = HeadDrafter(head, FakePort(temperature=0.0), None, with_probabilities=True)
-    (one,) = drafter.draft(STATES, LAST, WANTED[:1])
+    (one,) = drafter.draft(STATES, LAST[:1], WANTED[:1])
     best = torch.tensor([0.0, 0.5, 1.0, -1.0]).softmax(-1).max().item()
     assert one == Draft(8, probability=best)

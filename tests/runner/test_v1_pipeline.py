@@ -1,4 +1,4 @@
-"""Where the V1 runner's mixin calls the stage, with a runner that only calls itself as vLLM's does."""
+"""Where the V1 mixin calls the stage, with a runner that only calls itself as vLLM does."""
 
 from __future__ import annotations
 

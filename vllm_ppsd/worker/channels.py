@@ -71,12 +71,13 @@ class Receiver(Generic[M]):
                 "(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): it hangs, or the network does"
             )
         body, *buffers = self._socket.recv_multipart()
-        if body[: len(VERSION)] != VERSION:
+        version, encoded = body[: len(VERSION)], memoryview(body)[len(VERSION) :]
+        if version != VERSION:
             raise ChannelError(
-                f"{self._name} came in message format {body[: len(VERSION)].hex()}, and this stage reads "
+                f"{self._name} came in message format {version.hex()}, and this stage reads "
                 f"{VERSION.hex()}: install the same version of vllm-ppsd on all nodes"
             )
-        message: Any = self._decoder.decode(memoryview(body)[len(VERSION) :])
+        message: Any = self._decoder.decode(encoded)
         if tick is not None and message.tick != tick:
             raise ChannelError(
                 f"{self._name} of tick {message.tick} came where those of tick {tick} were due"
