@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from support.fake_runner import FakePort
 
-from vllm_ppsd.drafter.draws import CoupledDraws
 from vllm_ppsd.drafter.head import HeadDrafter
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.protocol import Draft
+from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.noise import state
 
 IDS = torch.tensor([3, 5, 8, 9])
 STATES = ExitStates(torch.arange(40), torch.zeros(40, 4), None)
 LAST = torch.arange(40)
 WANTED = [Wanted(row, f"r{row}", row + 1) for row in range(40)]
+
+
+def coupled(shaped: Any, samplings: Any, wanted: Any, token_ids: Any) -> Any:
+    return draw(shaped, [state(1, one.position) for one in wanted], token_ids)
 
 
 class Head:
@@ -35,19 +39,19 @@ class Head:
         self.kept += len(positions)
 
 
-def draft(draws: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
+def draft(how: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
     head: Any = Head()
-    drafter = HeadDrafter(head, FakePort(**sampling), draws, with_probabilities=False)
+    drafter = HeadDrafter(head, FakePort(**sampling), how, with_probabilities=False)
     return [one.token for one in drafter.draft(STATES, LAST, wanted)]
 
 
 def test_greedy_requests_keep_the_most_probable_draft():
-    assert draft(CoupledDraws(lambda request, at: state(1, at)), temperature=0.0) == [8] * 40
+    assert draft(coupled, temperature=0.0) == [8] * 40
     assert draft(None, temperature=1.0) == [8] * 40
 
 
 def test_sampled_requests_are_drawn_by_position():
-    drawn = [draft(CoupledDraws(lambda request, at: state(1, at))) for _ in range(2)]
+    drawn = [draft(coupled) for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) > 1 and set(drawn[0]) <= set(IDS.tolist())
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config, init_head, initial_tensors
-from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.fingerprint import fingerprint
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from support.tiny import make_tiny_model
 
-from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.errors import PPSDConfigError, TrainingError
 from vllm_ppsd.training.checks import check_recipe, required_layers
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 
 

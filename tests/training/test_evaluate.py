@@ -9,11 +9,10 @@ import pytest
 import torch
 from support.tiny import make_tiny_model
 
+from vllm_ppsd.config.errors import ExitHeadError, TrainingError
 from vllm_ppsd.exit_head.create import init_head
-from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.tools.prompts import read_prompts
 from vllm_ppsd.training.acceptance import Sampled
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.evaluate import OVERALL, evaluate, evaluation_recipe, print_evaluations
 from vllm_ppsd.training.generate import Document, text_settings, write_documents
 from vllm_ppsd.training.shards import Shards
@@ -66,20 +65,6 @@ def test_every_head_is_judged_on_every_set(
     assert overall.agreement > 0
     print_evaluations(rows, 2)
     assert "overall" in capsys.readouterr().out
-
-
-def test_the_positions_make_up_the_whole(model: Path, tmp_path: Path):
-    prompts = prompts_with_answers(model, tmp_path / "work", tmp_path / "prompts", length=20)
-    init_head(str(model), tmp_path / "deep", exit_layer=5, head_type="transformer")
-    rows = evaluate(
-        [tmp_path / "deep"], str(model), [prompts], tmp_path / "work", CPU, 20, by_position=True
-    )
-    whole, *parts = (row.result for row in rows if row.prompts == OVERALL)
-    assert [row.positions for row in rows[-3:]] == [None, "0 to 15", "16 to 63"]
-    assert [part.rows for part in parts] == [8 * 16, 8 * 4]
-    hits = sum(part.acceptance * part.rows for part in parts)
-    assert hits == pytest.approx(whole.acceptance * whole.rows)
-    print_evaluations(rows, 2)
 
 
 def test_sampled_text_is_judged_by_what_would_be_drawn(

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from support.states import write_states
 from support.tiny import make_tiny_model
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.training.acceptance import Validation
 from vllm_ppsd.training.build import read_lm_head
 from vllm_ppsd.training.distill import distill
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 
 DEVICE = torch.device("cpu")

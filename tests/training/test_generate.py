@@ -11,8 +11,8 @@ import pytest
 import torch
 from support.tiny import make_tiny_model
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.tools.prompts import Prompt
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import answer, generate
 from vllm_ppsd.training.recipe import Generation, Recipe
 

@@ -24,7 +24,6 @@ def batch_of(top_ids: list[list[int]], p: list[list[float]]) -> Batch:
         states=torch.zeros(rows, 4),
         lengths=(rows,),
         rows=torch.arange(rows),
-        offsets=torch.arange(rows),
         next=torch.tensor([ids[0] for ids in top_ids]),
         top_ids=torch.tensor(top_ids),
         top_logprobs=torch.tensor(p).log(),

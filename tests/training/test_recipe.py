@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe, read_recipe
 
 

@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from support.tiny import make_tiny_model
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.training import distill as module
 from vllm_ppsd.training.distill import distill
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import LOG
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.rounds import ORIGIN, RoundRun, rounds_of

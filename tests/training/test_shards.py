@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.training import shards as module
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.shards import Shards, require_space
 
 

@@ -64,9 +64,6 @@ def add_commands(commands: Any) -> None:
         default=0.0,
         help="of the text; above 0 drafts are drawn with the target's noise",
     )
-    evaluate.add_argument(
-        "--by-position", action="store_true", help="also by the position in the answer"
-    )
     _add_common(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -95,9 +92,8 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe of the command line: a file's, with what the options say."""
     from pydantic import ValidationError
 
-    from vllm_ppsd.training.errors import TrainingError
+    from vllm_ppsd.config.errors import TrainingError, problems
     from vllm_ppsd.training.recipe import Recipe, merged, read_recipe
-    from vllm_ppsd.wording import problems
 
     values: dict[str, Any] = (
         read_recipe(arguments.recipe).model_dump(exclude_unset=True) if arguments.recipe else {}
@@ -117,7 +113,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _device(arguments: argparse.Namespace) -> Any:
     import torch
 
-    from vllm_ppsd.training.errors import TrainingError
+    from vllm_ppsd.config.errors import TrainingError
 
     wanted = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -177,7 +173,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _device(arguments),
         arguments.max_tokens,
         arguments.temperature,
-        arguments.by_position,
     )
     print_evaluations(rows, arguments.stages, arguments.temperature)
     return 0

@@ -13,16 +13,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vllm_ppsd.config import cpu_binding, request, support
+from vllm_ppsd.config import arguments, cpu_binding, support
 from vllm_ppsd.config.announcement import announce
-from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_layers
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.costs import ModelShape, draft_threshold
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.hooks.request import mark_engine
-from vllm_ppsd.wording import problems
+from vllm_ppsd.hooks.marks import mark_engine
 
 SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"
 WORKER_CLS = {
@@ -30,8 +29,8 @@ WORKER_CLS = {
     "cuda": "vllm_ppsd.worker.cuda.PPSDCUDAWorker",
 }
 ONE_DEVICE_WORKER_CLS = {
-    "cpu": "vllm_ppsd.single.cpu.SingleCPUWorker",
-    "cuda": "vllm_ppsd.single.cuda.SingleCUDAWorker",
+    "cpu": "vllm_ppsd.worker.cpu.SingleCPUWorker",
+    "cuda": "vllm_ppsd.worker.cuda.SingleCUDAWorker",
 }
 ONE_DEVICE_DRAFTS = 5
 """Drafts of a step on one device, unless the user says how many."""
@@ -48,7 +47,7 @@ def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDCon
     Raises:
         PPSDConfigError: PPSD cannot run like this; says why and what to do.
     """
-    options = request.options(engine_args)
+    options = arguments.options(engine_args)
     check_option_names(options)
     support.check(engine_args, model_config, parallel_config)
     ppsd_config = resolve(options, model_config, parallel_config)

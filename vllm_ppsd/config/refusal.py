@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from vllm_ppsd.config.arguments import requested
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.config.request import requested
 from vllm_ppsd.contract.series import supported
 
 

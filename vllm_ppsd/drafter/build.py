@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.drafter.draws import Draws
-from vllm_ppsd.drafter.head import HeadDrafter
+from vllm_ppsd.drafter.head import Draw, HeadDrafter
 from vllm_ppsd.drafter.interface import Drafter
 from vllm_ppsd.drafter.recorded import RecordedDrafter, read_record
 from vllm_ppsd.exit_head.module import build_exit_head
@@ -12,14 +11,14 @@ from vllm_ppsd.runner.port import RunnerPort
 
 
 def build_drafter(
-    config: PPSDConfig, port: RunnerPort, draws: Draws | None, with_probabilities: bool = False
+    config: PPSDConfig, port: RunnerPort, draw: Draw | None, with_probabilities: bool = False
 ) -> Drafter:
     """Return the exit head's drafter, or recorded drafts around it where a record is named.
 
     Args:
         config: PPSD's; it has a head or a record.
         port: to the model runner, whose target is loaded.
-        draws: of the head's drafts for sampled requests.
+        draw: draws the head's drafts for sampled requests.
         with_probabilities: whether drafts carry the head's probability.
 
     Raises:
@@ -28,7 +27,7 @@ def build_drafter(
     drafter: Drafter | None = None
     if config.model is not None:
         head = build_exit_head(config.model, port.vllm_config, port.model())
-        drafter = HeadDrafter(head, port, draws, with_probabilities)
+        drafter = HeadDrafter(head, port, draw, with_probabilities)
     if config.synthetic_drafter is not None:
         drafter = RecordedDrafter(
             read_record(config.synthetic_drafter.record),

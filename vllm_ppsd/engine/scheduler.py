@@ -20,7 +20,7 @@ from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
-from vllm_ppsd.hooks.request import hide
+from vllm_ppsd.hooks.marks import hide
 from vllm_ppsd.protocol import Flight, Lane, Outcome, TickBook, flush
 from vllm_ppsd.sampling.seeds import Arrivals
 

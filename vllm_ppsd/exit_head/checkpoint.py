@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vllm_ppsd.config.errors import ExitHeadError, problems
 from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
-from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
-from vllm_ppsd.wording import problems
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.config import ExitHeadConfig, HeadType, Target
-from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 
 FINAL_NORM = "model.norm.weight"

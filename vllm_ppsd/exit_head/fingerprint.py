@@ -13,8 +13,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import Target
-from vllm_ppsd.exit_head.errors import ExitHeadError
 
 SAMPLE_BYTES = 4096
 _SHAPE_FIELDS = (

@@ -10,8 +10,8 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.attention.attention import unified_kv_cache_update
 
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.errors import ExitHeadError
 
 ENTRIES_ALONE = (
     "LlamaForCausalLM",

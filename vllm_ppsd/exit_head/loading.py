@@ -14,8 +14,8 @@ from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.utils import process_weights_after_loading
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.errors import ExitHeadError
 
 _QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.exit_head.errors import ExitHeadError
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
-from vllm_ppsd.hooks.request import METHOD
+from vllm_ppsd.hooks.marks import METHOD
 
 HEAD_VARIABLE = "VLLM_PPSD_HEAD"
 SHIPPED = Path(__file__).parent.parent / "heads"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vllm_ppsd.hooks.request import (
+from vllm_ppsd.hooks.marks import (
     has_engine,
     is_marked_worker,
     is_pipelined,
@@ -34,8 +34,8 @@ def speculative_config(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineArgs.create_speculative_config``: know the method ``ppsd``."""
 
     def replacement(self: Any, target_model_config: Any, target_parallel_config: Any) -> Any:
+        from vllm_ppsd.config.arguments import requested
         from vllm_ppsd.config.entry import create
-        from vllm_ppsd.config.request import requested
 
         if not requested(self):
             return original(self, target_model_config, target_parallel_config)
@@ -48,7 +48,7 @@ def speculative_model_flag(original: Callable[..., Any]) -> Callable[..., Any]:
     """``EngineArgs.add_cli_args``: add ``--speculative-model``."""
 
     def replacement(parser: Any) -> Any:
-        from vllm_ppsd.config.flag import add_speculative_model_flag
+        from vllm_ppsd.config.arguments import add_speculative_model_flag
 
         parser = original(parser)
         add_speculative_model_flag(parser)
@@ -171,10 +171,9 @@ def send_states(original: Callable[..., Any]) -> Callable[..., Any]:
     """``GroupCoordinator.isend_tensor_dict``: a group may hand over its own way."""
 
     def replacement(self: Any, tensor_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        handover = getattr(self, "ppsd_handover", None)
-        if handover is None:
-            return original(self, tensor_dict, *args, **kwargs)
-        return handover.send(tensor_dict)
+        if handover := getattr(self, "ppsd_handover", None):
+            return handover.send(tensor_dict)
+        return original(self, tensor_dict, *args, **kwargs)
 
     return replacement
 
@@ -183,10 +182,9 @@ def receive_states(original: Callable[..., Any]) -> Callable[..., Any]:
     """``GroupCoordinator.irecv_tensor_dict``: the other end."""
 
     def replacement(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handover = getattr(self, "ppsd_handover", None)
-        if handover is None:
-            return original(self, *args, **kwargs)
-        return handover.receive()
+        if handover := getattr(self, "ppsd_handover", None):
+            return handover.receive()
+        return original(self, *args, **kwargs)
 
     return replacement
 

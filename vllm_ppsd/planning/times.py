@@ -5,12 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.wording import problems
 
 
 class Parts(BaseModel):
@@ -57,7 +56,7 @@ class Profile(BaseModel):
     model: str
     hardware: str
     num_layers: int = Field(ge=2)
-    by_lanes: dict[int, Parts] = Field(min_length=1)
+    by_lanes: dict[PositiveInt, Parts] = Field(min_length=1)
     hand_over: float = Field(ge=0)
     verdict: float = Field(ge=0)
     control: float = Field(ge=0)
@@ -66,12 +65,6 @@ class Profile(BaseModel):
     contention: float = Field(default=1.0, ge=1)
     head: ExitHeadConfig | None = None
     assumed: list[str] = []
-
-    @model_validator(mode="after")
-    def _lanes_count(self) -> Profile:
-        if min(self.by_lanes) < 1:
-            raise ValueError("by_lanes: a step has at least one lane")
-        return self
 
     def at(self, lanes: float) -> Parts:
         """Return the parts of a step of so many lanes, on straight lines between those known.

@@ -11,14 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.planning.model import ppsd
-from vllm_ppsd.planning.profile import derive
 from vllm_ppsd.tools.engines import engine
 from vllm_ppsd.tools.prompts import chat_tokens
-from vllm_ppsd.tools.report import hardware
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
 from vllm_ppsd.trace.recording import record
@@ -52,7 +48,6 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
     draw(runs, picture)
     console.print(_table(runs))
-    console.print(comparison(model, exit_head.config, runs[PLAIN], runs[PPSD], drafts=1))
     console.print(f"{trace_file} (open in ui.perfetto.dev or chrome://tracing), {picture}")
     return 0
 
@@ -66,17 +61,6 @@ def _table(runs: Mapping[str, Trace]) -> Table:
             first = [name, f"{trace.ms_per_token():.1f}", rate] if stage == 0 else [""] * 3
             table.add_row(*first, str(stage), *(f"{part:.2f}" for part in share))
     return table
-
-
-def comparison(model: str, head: ExitHeadConfig, plain: Trace, drafting: Trace, drafts: int) -> str:
-    """Return what the cost model makes of the times of parts in both traces."""
-    partition = head.two_stages
-    profile = derive(model, hardware(), partition, [plain], [drafting], head)
-    alpha = drafting.acceptance
-    assert alpha is not None, "nothing was drafted"
-    expected = ppsd(profile, partition, alpha, drafts).ms_per_token
-    error = expected / drafting.ms_per_token() - 1
-    return f"PPSD by the cost model, from these times: {expected:.1f} ms per token ({error:+.0%})"
 
 
 def _record(

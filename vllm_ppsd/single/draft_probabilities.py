@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vllm_ppsd.drafter.interface import Wanted
-from vllm_ppsd.sampling.drafts import draw, shape
+from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.noise import state
 
 
@@ -38,18 +38,18 @@ class DraftProbabilities:
 
     def draw(
         self,
-        logits: torch.Tensor,
+        shaped: torch.Tensor,
         samplings: Sequence[Any],
         wanted: Sequence[Wanted],
         token_ids: torch.Tensor,
     ) -> torch.Tensor:
-        shaped = shape(logits, samplings)
+        """Draw, as ``vllm_ppsd.drafter.head.Draw``."""
         if self._probabilities is None:
             self._probabilities = torch.zeros(
-                self._rows, self._most, self._vocab_size, device=logits.device
+                self._rows, self._most, self._vocab_size, device=shaped.device
             )
-        rows = torch.tensor([one.row for one in wanted], device=logits.device)
-        depths = torch.tensor([one.depth for one in wanted], device=logits.device)
+        rows = torch.tensor([one.row for one in wanted], device=shaped.device)
+        depths = torch.tensor([one.depth for one in wanted], device=shaped.device)
         self._probabilities[rows[:, None], depths[:, None], token_ids] = shaped.softmax(dim=-1)
         states = [
             self._state(sampling.seed, one.position)

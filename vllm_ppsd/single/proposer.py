@@ -62,9 +62,8 @@ class EarlyExitProposer:
             self._probabilities = DraftProbabilities(
                 model.get_vocab_size(), self.drafts, model.seed
             )
-        self.drafter = build_drafter(
-            self._config, self._port, self._probabilities, with_probabilities=True
-        )
+        draw = self._probabilities.draw if self._probabilities is not None else None
+        self.drafter = build_drafter(self._config, self._port, draw, with_probabilities=True)
 
     def write_entries(self, positions: torch.Tensor, states: torch.Tensor) -> None:
         """Fill the head's key/value cache from the target's own pass.

@@ -7,7 +7,7 @@ from typing import Any
 from vllm.config import SpeculativeConfig, VllmConfig
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.hooks.request import mark_worker
+from vllm_ppsd.hooks.marks import mark_worker
 from vllm_ppsd.runner.v1_single import SingleRunnerMixin
 
 PROPOSER = "vllm_ppsd.single.proposer.EarlyExitProposer"

@@ -13,7 +13,7 @@ from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.drafter.recorded import RecordedDrafter
 from vllm_ppsd.single.proposer import EarlyExitProposer
 from vllm_ppsd.trace.recorder import Recorder
-from vllm_ppsd.worker.events import NoEvents
+from vllm_ppsd.worker.events import EventSink
 from vllm_ppsd.worker.stage import Stage
 
 
@@ -32,7 +32,7 @@ class ToolsWorkerExtension:
 
     def stop_trace(self) -> str:
         """Return what was recorded since ``start_trace``: a ``StageRecord`` as JSON."""
-        recorder, self.ppsd.events = self.ppsd.events, NoEvents()
+        recorder, self.ppsd.events = self.ppsd.events, EventSink()
         record: str = recorder.record().model_dump_json()
         return record
 

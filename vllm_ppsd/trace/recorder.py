@@ -10,11 +10,11 @@ import torch
 
 from vllm_ppsd.protocol import Lane, Outcome, Tick, Verdict
 from vllm_ppsd.trace.spans import LaneResult, Span, StageRecord, TracedLane
-from vllm_ppsd.worker.events import What
+from vllm_ppsd.worker.events import EventSink, What
 
 
-class Recorder:
-    """The sink of a stage's events (``vllm_ppsd.worker.events.EventSink``).
+class Recorder(EventSink):
+    """The sink of a stage's events, while a trace is recorded.
 
     Args:
         number: the stage's place in the pipeline.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from vllm_ppsd.config.errors import TrainingError, problems
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.create import head_config
 from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
 from vllm_ppsd.tools.prompts import read_prompts
 from vllm_ppsd.training.dataset import cached_layers
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
-from vllm_ppsd.wording import problems
 
 KEPT = {
     "head": "head_type",

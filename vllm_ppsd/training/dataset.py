@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from vllm_ppsd.training.errors import TrainingError
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.training.states import TARGET, exit_name
 
 
@@ -30,7 +30,6 @@ class Batch:
         states: [tokens, hidden], bfloat16.
         lengths: tokens per document.
         rows: int64 [rows], positions in ``states`` that are trained on.
-        offsets: int64 [rows], which answer token of its document a row drafts, from 0.
         next: int64 [rows], the token that follows.
         top_ids: int64 [rows, k], the target's most probable tokens, best first.
         top_logprobs: float32 [rows, k].
@@ -42,7 +41,6 @@ class Batch:
     states: torch.Tensor
     lengths: tuple[int, ...]
     rows: torch.Tensor
-    offsets: torch.Tensor
     next: torch.Tensor
     top_ids: torch.Tensor
     top_logprobs: torch.Tensor
@@ -53,17 +51,6 @@ class Batch:
         """Return the batch on ``device``."""
         tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, **tensors)
-
-    def between(self, first: int, end: int | None) -> Batch:
-        """Return the batch with only the rows of answer tokens from ``first`` to before ``end``."""
-        kept = self.offsets >= first
-        if end is not None:
-            kept &= self.offsets < end
-        of_rows = ("rows", "offsets", "next", "top_ids", "top_logprobs", "final")
-        return replace(
-            self,
-            **{name: value[kept] for name in of_rows if (value := getattr(self, name)) is not None},
-        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,6 @@ class StateSet:
             tensors = {
                 "states": exits.get_slice("states")[place.start : place.end],
                 "rows": rows + offset,
-                "offsets": rows - rows[0],
                 "next": rows_of("next").long(),
                 "top_ids": rows_of("top_ids").long(),
                 "top_logprobs": rows_of("top_logprobs").float(),

@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.training.acceptance import Validation
 from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
 from vllm_ppsd.training.checks import check_recipe, recipe_head, required_layers
 from vllm_ppsd.training.dataset import Place, StateSet
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.fit import Fit
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.head import TrainableHead

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.training.acceptance import (
@@ -20,7 +21,6 @@ from vllm_ppsd.training.acceptance import (
 )
 from vllm_ppsd.training.build import read_lm_head, trained
 from vllm_ppsd.training.dataset import StateSet, cached_layers
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
@@ -29,25 +29,16 @@ from vllm_ppsd.training.target import compute_dtype
 
 OVERALL = "overall"
 
-BUCKETS: dict[str, tuple[int, int | None]] = {
-    "0 to 15": (0, 16),
-    "16 to 63": (16, 64),
-    "64 to 127": (64, 128),
-    "128 on": (128, None),
-}
-"""Answer positions, from and to before, by what tables call them."""
-
 BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One head on one prompt set (or on all, ``OVERALL``), or on some positions of all answers."""
+    """One head on one prompt set, or on all (``OVERALL``)."""
 
     head: str
     exit_layer: int
     prompts: str
-    positions: str | None
     result: Validation | Sampled
 
 
@@ -59,7 +50,6 @@ def evaluate(
     device: torch.device,
     max_tokens: int,
     temperature: float = 0.0,
-    by_position: bool = False,
 ) -> list[Evaluation]:
     """Return the acceptance of every head on every prompt set.
 
@@ -69,7 +59,6 @@ def evaluate(
         work: folder for the text and states, kept for another evaluation.
         max_tokens: answer tokens per prompt at most.
         temperature: of the text; above 0 drafts are judged as they are drawn there.
-        by_position: judge all sets' answers by the position in the answer as well.
 
     Raises:
         PPSDConfigError: a head is broken or made for another model, or a prompt
@@ -93,11 +82,7 @@ def evaluate(
         head, vocabulary = trained(folder, model)
         head.to(device)
         sources = sorted({place.source for place in states.documents})
-        judged: list[tuple[str, str | None]] = [(source, None) for source in [*sources, OVERALL]]
-        if by_position:
-            longest = max(place.last_row - place.first_row for place in states.documents)
-            judged += [(OVERALL, name) for name, (first, _) in BUCKETS.items() if first < longest]
-        for source, positions in judged:
+        for source in [*sources, OVERALL]:
             wanted = [d for d in states.documents if source in (d.source, OVERALL)]
             with (
                 Console().status(f"{folder.path.name} on {source}"),
@@ -106,9 +91,7 @@ def evaluate(
                 ),
             ):
                 batches = (
-                    states.batch(p, final=lm_head is not None)
-                    .between(*(BUCKETS[positions] if positions else (0, None)))
-                    .to(device)
+                    states.batch(p, final=lm_head is not None).to(device)
                     for p in pack(wanted, BATCH_TOKENS)
                 )
                 result = (
@@ -117,7 +100,7 @@ def evaluate(
                     else judge_sampled(head, batches, vocabulary, lm_head, temperature)
                 )
             exit_layer = folder.config.exit_layer
-            rows.append(Evaluation(folder.path.name, exit_layer, source, positions, result))
+            rows.append(Evaluation(folder.path.name, exit_layer, source, result))
     return rows
 
 
@@ -153,7 +136,7 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: floa
         table.add_row(
             row.head,
             str(row.exit_layer),
-            row.prompts if row.positions is None else f"tokens {row.positions}",
+            row.prompts,
             str(row.result.rows),
             f"{row.result.acceptance:.3f}",
             *(

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.files import write_whole
 from vllm_ppsd.tools.progress import Bar, progress
 from vllm_ppsd.training.acceptance import Validation, validate
 from vllm_ppsd.training.dataset import Batch, StateSet
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
 from vllm_ppsd.training.packing import pack

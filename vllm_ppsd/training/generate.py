@@ -19,10 +19,10 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from vllm_ppsd.config.cpu_binding import CORES
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
 from vllm_ppsd.tools.progress import progress
 from vllm_ppsd.tools.prompts import Prompt, chat_tokens, read_prompts
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.shards import Shards, require_space
 from vllm_ppsd.training.target import compute_dtype

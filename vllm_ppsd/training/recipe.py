@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    ValidationError,
+)
 
+from vllm_ppsd.config.errors import TrainingError, problems
 from vllm_ppsd.exit_head.config import HeadType
-from vllm_ppsd.training.errors import TrainingError
-from vllm_ppsd.wording import problems
 
 
 class _Part(BaseModel):
@@ -32,7 +37,7 @@ class Generation(_Part):
             short text.
     """
 
-    temperatures: tuple[float, ...] = (0.0, 0.7)
+    temperatures: tuple[NonNegativeFloat, ...] = Field(default=(0.0, 0.7), min_length=1)
     max_prompt_tokens: int = Field(default=512, ge=1)
     max_tokens: int = Field(default=256, ge=1)
     max_num_seqs: int = Field(default=64, ge=1)
@@ -40,13 +45,6 @@ class Generation(_Part):
     samples: int = Field(default=1, ge=1)
     enforce_eager: bool = False
     seed: int = 0
-
-    @field_validator("temperatures")
-    @classmethod
-    def _some(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or min(value) < 0:
-            raise ValueError("needs at least one temperature, none negative")
-        return value
 
 
 class Cache(_Part):

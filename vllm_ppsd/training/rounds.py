@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.recipe import Recipe
 
 RECIPE, ORIGIN = "recipe.yaml", "origin.json"

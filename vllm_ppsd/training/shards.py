@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.training.errors import TrainingError
 
 MANIFEST = "manifest.json"
 

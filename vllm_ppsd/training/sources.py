@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.files import write_whole
-from vllm_ppsd.training.errors import TrainingError
 
 SOURCES = Path(__file__).with_name("sources.yaml")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.fingerprint import model_folder
-from vllm_ppsd.training.errors import TrainingError
 from vllm_ppsd.training.packing import PACKED, positions
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from vllm_ppsd.protocol import DiagonalBook, Lane
-from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels, bytes_of
-from vllm_ppsd.worker.messages import Kind, StatesBack
+from vllm_ppsd.worker.channels import Receiver, Sender, bytes_of
+from vllm_ppsd.worker.messages import StatesBack
 
 
 class FeedbackSender:
@@ -31,12 +31,6 @@ class FeedbackSender:
         """Send a tick's states, [rows, hidden]; None if the tick was skipped."""
         payload = [] if states is None else [bytes_of(states.detach().cpu())]
         self._sender.send(StatesBack(tick, self._stage), payload)
-
-
-def feedback_sender(channels: StageChannels) -> FeedbackSender | None:
-    """Return what sends this stage's states back; None where nobody reads them."""
-    sender = channels.senders.get(Kind.FEEDBACK)
-    return FeedbackSender(sender, channels.stage) if sender is not None else None
 
 
 class Feedback:

@@ -12,7 +12,6 @@ from vllm_ppsd.protocol import StaleBook, Tick, TickGate, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.worker.channels import Receiver, StageChannels
 from vllm_ppsd.worker.events import What
-from vllm_ppsd.worker.feedback import feedback_sender
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.stage import Stage
 
@@ -33,7 +32,7 @@ class NonLastStage(Stage):
     def __init__(
         self, port: RunnerPort, config: PPSDConfig, channels: StageChannels, book: StaleBook
     ) -> None:
-        super().__init__(port, feedback_sender(channels))
+        super().__init__(port, channels)
         self._config = config
         self._stale_book = book
         self._gate = TickGate(config.max_drafts, book)

@@ -9,10 +9,10 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.build import build_drafter
-from vllm_ppsd.drafter.draws import CoupledDraws
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Tick
 from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Sender, StageChannels
 from vllm_ppsd.worker.events import What
@@ -43,8 +43,8 @@ class ProposerStage(NonLastStage):
     def load(self) -> None:
         if not self._config.max_drafts:
             return
-        draws = CoupledDraws(self._seeds.state) if self._config.makes_noise else None
-        self.drafter = build_drafter(self._config, self._port, draws)
+        coupled = self._draw_coupled if self._config.makes_noise else None
+        self.drafter = build_drafter(self._config, self._port, coupled)
 
     def warm_up(self, num_tokens: int) -> None:
         if self.drafter is None:
@@ -99,6 +99,13 @@ class ProposerStage(NonLastStage):
             drafts.candidates[one.request_id] = (Candidate((draft,)),)
         self._draft_book.propose(drafts)
         return drafts
+
+    def _draw_coupled(
+        self, shaped: torch.Tensor, _: Any, wanted: Sequence[Wanted], token_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Draw with the noise that the last stage will sample with."""
+        states = [self._seeds.state(one.request_id, one.position) for one in wanted]
+        return draw(shaped, states, token_ids)
 
     def _read_deeper(self, batch: Batch) -> torch.Tensor | None:
         """Wait for what a multi-depth head reads of later stages."""

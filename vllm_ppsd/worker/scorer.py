@@ -13,7 +13,6 @@ from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels
 from vllm_ppsd.worker.events import What
-from vllm_ppsd.worker.feedback import feedback_sender
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.stage import Stage
 
@@ -24,7 +23,7 @@ class ScorerStage(Stage):
     samples = True
 
     def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
-        super().__init__(port, feedback_sender(channels))
+        super().__init__(port, channels)
         self._speculates = config.max_drafts > 0
         self._drafts: Receiver[Drafts] = channels.receivers[Kind.DRAFTS]
         self._verdicts: Sender[Verdict] = channels.senders[Kind.VERDICTS]

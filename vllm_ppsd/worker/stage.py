@@ -15,8 +15,10 @@ import torch
 from vllm_ppsd.drafter.interface import Drafter
 from vllm_ppsd.protocol import Lane, Tick, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
-from vllm_ppsd.worker.events import EventSink, NoEvents, What
+from vllm_ppsd.worker.channels import StageChannels
+from vllm_ppsd.worker.events import EventSink, What
 from vllm_ppsd.worker.feedback import FeedbackSender
+from vllm_ppsd.worker.messages import Kind
 
 
 class Stage:
@@ -24,7 +26,7 @@ class Stage:
 
     Args:
         port: to the model runner that this stage belongs to.
-        feedback: sends states back to stage 0, where its head reads them.
+        channels: this stage's.
 
     Attributes:
         drafter: proposes tokens on stage 0; None on the others, and where nothing is drafted.
@@ -36,10 +38,11 @@ class Stage:
     drafter: Drafter | None = None
     samples = False
 
-    def __init__(self, port: RunnerPort, feedback: FeedbackSender | None = None) -> None:
+    def __init__(self, port: RunnerPort, channels: StageChannels) -> None:
         self._port = port
-        self._feedback_sender = feedback
-        self.events: EventSink = NoEvents()
+        back = channels.senders.get(Kind.FEEDBACK)
+        self._feedback_sender = FeedbackSender(back, channels.stage) if back else None
+        self.events = EventSink()
         self.sends: list[Any] = []
 
     def load(self) -> None:
