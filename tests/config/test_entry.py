@@ -127,7 +127,7 @@ def test_pipeline_size_1_runs_vllms_own_speculative_decoding(tiny_llama: Path):
     assert (config.exit_layer, config.max_drafts, config.draft_threshold) == (3, 5, 0.25)
     assert vllm_config.num_lookahead_tokens == 5
     assert vllm_config.scheduler_config.scheduler_cls is None
-    assert "single" in vllm_config.parallel_config.worker_cls
+    assert vllm_config.parallel_config.worker_cls == "vllm_ppsd.worker.cpu.SingleCPUWorker"
 
 
 def test_one_device_needs_a_head_even_for_synthetic_drafts(tmp_path: Path):
