@@ -36,10 +36,10 @@ def entries(model: Path) -> list[torch.Tensor]:
         model, stages=1, ppsd={"num_speculative_tokens": 2}, dtype="float32", block_size=32
     ) as llm:
         e.generate(llm, range(5, 75), e.params(6))
-        found: list[list[torch.Tensor]] = llm.collective_rpc(_caches)
-    return found[0]
+        caches: list[list[torch.Tensor]] = llm.collective_rpc(_caches)
+    return caches[0]
 
 
 def _caches(worker) -> list[torch.Tensor]:
-    head = worker.model_runner.drafter._head
+    head = worker.ppsd.drafter._head
     return [layer.self_attn.attn.kv_cache.clone() for layer in head.layers]
