@@ -105,12 +105,16 @@ class PPSDScheduler(AsyncScheduler):
                 self._flush(request)
         return kept, stopped
 
-    def _lane(self, request_id: str, position: int, known: bool, length: int) -> Lane:
-        """Return a lane of the next tick."""
-        samples = not self.requests[request_id].is_prefill_chunk
-        return self._ticks.lane(
-            request_id, position, length, known=length if known else 0, samples=int(samples)
-        )
+    def _lane(self, request_id: str, position: int, length: int) -> Lane:
+        """Return a lane of the next tick.
+
+        Its tokens are known as far as the request has them; a decoding request is sent on
+        before it has the next one.
+        """
+        request = self.requests[request_id]
+        known = max(0, min(length, request.num_tokens - position))
+        samples = int(not request.is_prefill_chunk)
+        return self._ticks.lane(request_id, position, length, known, samples)
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
@@ -157,21 +161,14 @@ class PPSDScheduler(AsyncScheduler):
         )
 
 
-def _lanes_of(scheduler_output: SchedulerOutput) -> Iterator[tuple[str, int, bool, int]]:
-    """Yield request id, position, whether its tokens are known, and length of every lane.
-
-    In a pipeline without async scheduling, ``new_token_ids`` holds the tokens that
-    the scheduler knows for the scheduled positions; an empty list is a position
-    whose token it does not know.
-    """
+def _lanes_of(scheduler_output: SchedulerOutput) -> Iterator[tuple[str, int, int]]:
+    """Yield request id, position and length of every lane."""
     length = scheduler_output.num_scheduled_tokens
     for new in scheduler_output.scheduled_new_reqs:
-        yield new.req_id, new.num_computed_tokens, True, length[new.req_id]
+        yield new.req_id, new.num_computed_tokens, length[new.req_id]
     cached = scheduler_output.scheduled_cached_reqs
-    for request_id, known, position in zip(
-        cached.req_ids, cached.new_token_ids, cached.num_computed_tokens, strict=True
-    ):
-        yield request_id, position, bool(known), length[request_id]
+    for request_id, position in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+        yield request_id, position, length[request_id]
 
 
 def _covered(request: Request) -> bool:
