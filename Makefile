@@ -58,7 +58,7 @@ e2e-long: $(STAMP) $(MODEL)
 	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and long"
 
 bench: $(STAMP) $(MODEL)
-	$(PRELOAD) $(BIN)/python -m benchmarks.pipeline $(MODEL) --json benchmarks/results/pipeline.json
+	$(PRELOAD) $(BIN)/python -m benchmarks.pipeline $(MODEL) --exit-layer 17 --json benchmarks/results/pipeline.json --picture docs/speedup.png
 
 conformance: $(STAMP)
 	$(BIN)/python -m tests.conformance.run --cache $(CACHE)/conformance
