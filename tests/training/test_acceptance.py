@@ -35,7 +35,7 @@ def judged(
     rows = torch.arange(ROWS)
     nothing = torch.zeros(ROWS, 1)
     # With a unit matrix for an LM head, the final state is the logits; it may be padded.
-    batch = Batch(nothing, (ROWS,), rows, rows, rows, nothing, nothing, P.log().repeat(ROWS, 1))
+    batch = Batch(nothing, (ROWS,), rows, rows, nothing, nothing, P.log().repeat(ROWS, 1))
     vocabulary = DraftVocabulary(token_ids, 3)
     return judge_sampled(Head(q), [batch], vocabulary, torch.eye(4, 3), temperature)
 
