@@ -1,7 +1,7 @@
 """Heads and ways of drafting against each other: acceptance and speed, greedy and sampled.
 
 A pipeline of two for every head and way of drafting: coupled (at temperature 0 that is greedy);
-probabilistic; and, of the first head alone, argmax drafts with vLLM's sampler.
+and, of the first head alone, argmax drafts with vLLM's sampler.
 All are up at once and take turns with plain decoding; every repetition starts them anew, in turns
 forwards and backwards, as one process does the same work a few percent slower than another.
 Sampled requests have a seed, so that every pipeline with coupled drafts must write the text of
@@ -33,15 +33,14 @@ from vllm_ppsd.tools.report import (
 )
 
 TEMPERATURES = (0.0, 1.0)
-COUPLED, ARGMAX, PROBABILISTIC = "coupled", "argmax", "probabilistic"
+COUPLED, ARGMAX = "coupled", "argmax"
 WAYS: dict[str, dict[str, Any]] = {
     COUPLED: {},
     ARGMAX: {"draft_sampling": "greedy"},
-    PROBABILISTIC: {"draft_sampling": "probabilistic"},
 }
 """What a way of drafting changes; its name stands behind the head's where that is something."""
-OTHER_TEXTS = (f", {ARGMAX}", f", {PROBABILISTIC}")
-"""Ends of the names of pipelines that write other sampled texts."""
+OTHER_TEXTS = f", {ARGMAX}"
+"""End of the names of pipelines that write other sampled texts."""
 WARM_UP = 8
 """Tokens of the first answer of every pipeline, which counts for nothing."""
 

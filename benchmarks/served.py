@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=0.0, help="of every request")
     parser.add_argument(
         "--draft-sampling",
-        choices=("coupled", "probabilistic", "greedy"),
+        choices=("coupled", "greedy"),
         default="coupled",
         help="PPSD's",
     )

@@ -17,9 +17,7 @@ def test_every_head_drafts_in_the_ways_that_apply_to_it(tiny_llama: Path, tmp_pa
     assert list(configs) == [
         "ppsd",
         "ppsd, argmax",
-        "ppsd, probabilistic",
         "reading",
-        "reading, probabilistic",
     ]
     few = variants([str(own), str(reading)], str(tiny_llama), [COUPLED])
     assert few == {
