@@ -141,7 +141,7 @@ def _longest_prompt(recipe: Recipe) -> int:
     config = AutoConfig.from_pretrained(model_folder(recipe.model))
     limits = {"positions": getattr(config, "max_position_embeddings", None)}
     if getattr(config, "use_sliding_window", True):
-        # Training attends within whole documents (training/attention.py).
+        # Training attends within whole documents (training/packing.py).
         limits["sliding window"] = getattr(config, "sliding_window", None)
     longest = settings.max_prompt_tokens
     for what, limit in limits.items():
