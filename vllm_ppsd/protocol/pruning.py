@@ -105,8 +105,8 @@ class TickGate:
     """Which ticks may start on a stage before the last, and which it need not run.
 
     The scheduler sends one tick more than may be unverified, so that stage 0 never waits for the
-    scheduler's answer. Stage 0 holds that tick until the verdict of the tick ``depth + 1`` before it
-    is in.
+    scheduler's answer. Stage 0 holds that tick until the verdict of the tick ``depth + 1`` before
+    it is in.
 
     Args:
         depth: ticks of a request that may be unverified when one starts that embeds drafts.
