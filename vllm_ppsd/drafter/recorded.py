@@ -13,6 +13,7 @@ from vllm.logger import init_logger
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import SyntheticDrafter
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
+from vllm_ppsd.files import write_whole
 from vllm_ppsd.protocol import Draft
 
 logger = init_logger("vllm.plugins.ppsd")
@@ -20,13 +21,11 @@ logger = init_logger("vllm.plugins.ppsd")
 
 def write_record(path: str | Path, outputs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
     """Write (prompt token ids, output token ids) pairs as a record, whole or not at all."""
-    target = Path(path)
-    staging = target.with_name(f".{target.name}.part")
-    with staging.open("w") as file:
-        for prompt, output in outputs:
-            line = {"prompt_token_ids": list(prompt), "output_token_ids": list(output)}
-            file.write(json.dumps(line) + "\n")
-    staging.rename(target)
+    lines = [
+        json.dumps({"prompt_token_ids": list(prompt), "output_token_ids": list(output)}) + "\n"
+        for prompt, output in outputs
+    ]
+    write_whole(Path(path), lambda staging: staging.write_text("".join(lines)))
 
 
 class RecordedDrafter:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vllm_ppsd.protocol.tick import Lane, Outcome, Retired, Shape, Tick
+from vllm_ppsd.protocol.tick import ONE_TOKEN, Lane, Outcome, Retired, Shape, Tick
 
 
 @dataclass(slots=True)
@@ -112,8 +112,8 @@ class TickBook:
             sent = self._send(level)
             if sent.retired is not None:
                 retired[request_id], sent.retired = sent.retired, None
-            sent.shape = self._bounded(sent, (shapes or {}).get(request_id, Shape()))
-            if sent.shape != Shape():
+            sent.shape = self._bounded(sent, (shapes or {}).get(request_id, ONE_TOKEN))
+            if sent.shape != ONE_TOKEN:
                 decided[request_id] = sent.shape
         number, self._number = self._number, self._number + 1
         return Tick(

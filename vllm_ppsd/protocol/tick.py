@@ -69,6 +69,10 @@ class Shape(msgspec.Struct, frozen=True):
     length: int = 1
 
 
+ONE_TOKEN = Shape()
+"""One lane of one token: plain verify-while-draft."""
+
+
 class Retired(msgspec.Struct, frozen=True):
     """The newest outcome of a request that the scheduler knew when it made a tick.
 
@@ -130,7 +134,7 @@ class Tick(msgspec.Struct, frozen=True):
         """Return which candidates stage 0 drafts behind this tick's lanes of a request."""
         if request_id in self.no_draft_req_ids:
             return Shape(0, 0)
-        return self.shapes.get(request_id, Shape())
+        return self.shapes.get(request_id, ONE_TOKEN)
 
 
 class Draft(msgspec.Struct, frozen=True):
