@@ -24,10 +24,10 @@ def vllm_command_works() -> bool:
 
 def run(arguments: list[str]) -> int:
     """Run vLLM's command line with ``arguments`` in this process."""
-    found = installed_vllm()
-    if found is not None and not vllm_command_works():
+    vllm = installed_vllm()
+    if vllm is not None and not vllm_command_works():
         # vLLM also reads its platform from this version.
-        _answer_for_vllm(found[0], found[1] + "+cpu")
+        _answer_for_vllm(vllm[0], vllm[1] + "+cpu")
     from vllm.entrypoints.cli.main import main
 
     sys.argv = ["vllm", *arguments]

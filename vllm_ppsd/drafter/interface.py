@@ -53,7 +53,7 @@ class Drafter(Protocol):
 
         Args:
             states: of the whole pass; key/value entries are kept of all of it.
-            last: int64 [wanted], where the token that each draft follows is among ``tokens``.
+            last: int64 [wanted], where the token that each draft follows is among the pass's.
             wanted: the drafts; may be none.
         """
 

@@ -94,7 +94,7 @@ def derive(
     if short := [name for name, seen in parts.items() if 1 not in seen]:
         raise PPSDConfigError(
             f"fewer than {SEEN} steps of one request alone show the times of: {', '.join(short)}. "
-            "Give a longer answer (--tokens), or a head that drafts"
+            "Measure again on an idle machine, or with a head that drafts"
         )
     return Profile(
         model=model,

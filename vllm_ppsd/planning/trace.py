@@ -22,7 +22,7 @@ from vllm_ppsd.trace.spans import Trace
 
 PLAIN, PPSD = "plain pipeline decoding", "PPSD"
 SHORTEST = 16
-"""Output tokens that show every part's time a few times."""
+"""Fewer output tokens hardly show a steady state."""
 
 
 def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) -> int:

@@ -1,12 +1,12 @@
-"""Which requests enter the next tick: drafts fill stages that sure work would leave idle.
+"""Which requests enter the next tick: drafts fill stages that would otherwise idle.
 
 A request that drafts takes a lane in every tick and retires 1 / (alpha + n(1 - alpha))
 tokens a tick (n stages, acceptance rate alpha; ``vllm_ppsd.costs.ideal_speedup`` over
 n). A request that does not takes a lane in every n-th tick and retires 1 / n. The more
 lanes a tick carries, the longer it takes, so with many requests the lanes that drafts
-cost are worth more to sure work. The policy lets those requests draft with which the
-tokens per second come out highest; the others are dealt over the ticks evenly, which
-in the limit is plain micro-batching.
+cost are worth more to requests that do not draft. The policy lets those requests draft with
+which the tokens per second come out highest; the others are dealt over the ticks evenly,
+which in the limit is plain micro-batching.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class LoadPolicy:
 
     Attributes:
         drafting: how many requests were let draft last.
-        acceptance: recent acceptance rates, which are told to it.
+        acceptance: recent acceptance rates, updated by the scheduler.
     """
 
     def __init__(self, stages: int, max_drafts: int, costs: TickCosts) -> None:
@@ -135,20 +135,20 @@ class LoadPolicy:
             prompts: whether prompts are to enter it.
         """
         drafting = self._choose(requests)
-        # Sure work is dealt evenly, or all of it would share one tick and leave the
+        # Plain decoding is dealt evenly, or all of it would share one tick and leave the
         # stages behind it idle. Beside a prompt, which takes as long as many lanes, all
         # that is ready goes along.
-        sure = len(requests) - len(drafting)
+        plain = len(requests) - len(drafting)
         if not prompts:
-            sure = math.ceil(sure / self._stages)
+            plain = math.ceil(plain / self._stages)
         entering: set[str] = set()
         for request in requests:
             if request.request_id in drafting:
                 if request.may_enter(self._max_drafts, alone=len(requests) == 1):
                     entering.add(request.request_id)
-            elif request.unverified == 0 and sure > 0:
+            elif request.unverified == 0 and plain > 0:
                 entering.add(request.request_id)
-                sure -= 1
+                plain -= 1
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
     def drafts_beside_prompts(self, requests: int) -> bool:
@@ -176,7 +176,7 @@ class LoadPolicy:
             self._tokens_per_second(rate, count, len(requests) - count)
             for count, rate in enumerate(rates)
         ]
-        # Of equals the one that drafts more: only drafts tell what drafts are worth.
+        # Of equals the one that drafts more: acceptance is only measured by drafting.
         self.drafting = max(range(len(worth)), key=lambda count: (worth[count], count))
         if len(requests) > 1 and worth[self.drafting] < MARGIN * worth[0]:
             self.drafting = 0

@@ -42,7 +42,7 @@ class EarlyExitProposer:
         self._probabilities: DraftProbabilities | None = None
 
     def adopt(self, port: SingleRunnerPort, config: PPSDConfig) -> None:
-        """Take the runner whose batch is drafted for."""
+        """Take the port to the runner, and the config."""
         self._port, self._config = port, config
         assert config.draft_threshold is not None
         self.drafts, self.threshold = config.max_drafts, config.draft_threshold

@@ -162,7 +162,7 @@ class Trace:
         """Return the spans in which ``stage`` did ``what`` in decode ticks.
 
         Of drafting, only ticks count in which a draft was made that was judged: behind
-        quiet lanes the head does no more than keep up.
+        the other lanes the head only writes key/value entries.
         """
         wanted = set(self.decoding)
         if what == What.DRAFT:

@@ -68,8 +68,7 @@ class Sampled:
         overlap: mean probability that the two distributions have in common, ``Σ min(p, q)``:
             of drafts drawn from the head's distribution no more can hit, and with rejection
             sampling so many do (Leviathan, Kalman and Matias, arXiv 2211.17192, theorem
-            3.5): of ``draft_sampling: probabilistic``, but for the few that its short
-            messages cost.
+            3.5): of ``draft_sampling: probabilistic``.
         argmax: mean probability with which the target draws the head's most probable
             token: of ``draft_sampling: greedy``.
         rows: how many drafts were judged.

@@ -1,4 +1,4 @@
-"""What stages tell whoever records them: work begun and ended, ticks, verdicts."""
+"""Events that a stage emits to a sink: work, ticks, verdicts."""
 
 from __future__ import annotations
 

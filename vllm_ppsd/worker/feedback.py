@@ -1,4 +1,4 @@
-"""The way back: later stages send stage 0 the states that a multi-depth head reads.
+"""Feedback: later stages send stage 0 the states that a multi-depth head reads.
 
 A message a tick and stage: one row per lane, of the lane's last position, as soon as the
 stage's layers are done, on the last stage before its LM head. A stage that skips a tick

@@ -1,4 +1,4 @@
-"""What stages tell each other, past the scheduler.
+"""Messages between stages that do not pass the scheduler.
 
 Drafts go from the first to the last stage, verdicts back to all before it, a message a tick. A
 verdict is there as soon as the tokens are sampled; drafts may follow the hidden states that they
