@@ -1,0 +1,79 @@
+"""The targets that PPSD knows, by architecture.
+
+A target that is not listed is refused before anything else happens: an architecture that nobody
+tried fails deep inside a worker, or drafts from wrong logits without a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_ppsd.config.errors import ExitHeadError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What works with the targets of an architecture.
+
+    Attributes:
+        transformer_heads: whether heads of the target's own decoder layers can be trained and
+            served; ``lens`` heads always can.
+        entries_alone: whether key/value entries of a head's layer can be written without
+            attending (``layers.write_layer_entries``).
+        one_device: whether the embedding and the layers before the exit are all there is before
+            the exit, so that PPSD runs on one device.
+    """
+
+    transformer_heads: bool = True
+    entries_alone: bool = False
+    one_device: bool = False
+
+
+PLAIN = Architecture(entries_alone=True, one_device=True)
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": PLAIN,
+    "MistralForCausalLM": PLAIN,
+    "Qwen2ForCausalLM": PLAIN,
+    "Qwen3ForCausalLM": PLAIN,
+}
+
+
+def architecture(name: str) -> Architecture:
+    """Return what is known of an architecture.
+
+    Raises:
+        ExitHeadError: nothing is.
+    """
+    known = ARCHITECTURES.get(name)
+    if known is None:
+        raise ExitHeadError(
+            f"{name} is not supported yet; PPSD knows {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return known
+
+
+@dataclass(frozen=True)
+class LogitsShape:
+    """What a target does to its LM head's output: times ``scale``, then ``soft_cap``.
+
+    Attributes:
+        scale: factor.
+        soft_cap: c of c * tanh(logits / c); None for no cap.
+    """
+
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+
+def logits_shape(config: Any) -> LogitsShape:
+    """Return the shape of a target's logits.
+
+    Args:
+        config: the target's transformers config.
+    """
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale = scale / divisor
+    return LogitsShape(scale, getattr(config, "final_logit_softcapping", None))
