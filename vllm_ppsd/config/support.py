@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.errors import ExitHeadError, PPSDConfigError
+from vllm_ppsd.exit_head.architectures import architecture
 
 ONE_DEVICE = (
     "LlamaForCausalLM",
@@ -64,6 +65,10 @@ def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
             f"{model.architecture} is not supported on one device yet, only "
             f"{', '.join(ONE_DEVICE)}; pass `--pipeline-parallel-size 2` or more"
         )
+    try:
+        architecture(model.architecture)
+    except ExitHeadError as error:
+        yield str(error)
     if model.runner_type != "generate":
         yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"
     if model.is_encoder_decoder:
@@ -77,6 +82,11 @@ def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
 
 
 def _feature_reasons(arguments: Any, parallel: Any) -> Iterator[str]:
+    if arguments.load_format == "mistral":
+        yield (
+            "--load-format mistral reads other files than those that exit heads are made for; "
+            "leave it out"
+        )
     if arguments.async_scheduling:
         yield "async scheduling is not supported by V1 pipelines; leave --async-scheduling out"
     if arguments.enable_lora and parallel.pipeline_parallel_size == 1:

@@ -26,7 +26,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from vllm_ppsd.config.errors import TrainingError
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.exit_head.fingerprint import fingerprint
+from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.tools.progress import progress
 from vllm_ppsd.training.generate import Document, read_documents
 from vllm_ppsd.training.packing import pack

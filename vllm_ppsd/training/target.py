@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vllm_ppsd.config.errors import TrainingError
-from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.training.packing import PACKED, positions
 
 
