@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.heads import write_lens
 from support.tiny import make_tiny_model
+from transformers import GPT2Config
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_ppsd.config.entry import SCHEDULER_CLS, WORKER_CLS
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.exit_head import checkpoint, lookup
 from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE
 from vllm_ppsd.plugin import register
 
@@ -137,6 +140,77 @@ def test_one_device_needs_a_head_even_for_synthetic_drafts(tmp_path: Path):
     options = {"method": "ppsd", "exit_layer": 3, "synthetic_drafter": drafter}
     bare = make_tiny_model(tmp_path / "bare", seed=5)
     refused(engine(bare, 1, speculative_config=options), "needs an exit head")
+
+
+def record_of(folder: Path, text: str = "") -> dict:
+    file = folder / "record.jsonl"
+    file.write_text(text)
+    return {"method": "ppsd", "synthetic_drafter": {"record": str(file), "acceptance": 1.0}}
+
+
+def test_an_unknown_model_is_refused_even_without_a_head(tmp_path: Path):
+    config = GPT2Config(architectures=["GPT2LMHeadModel"], n_positions=512, n_layer=4)
+    config.save_pretrained(tmp_path / "gpt2")
+    for stages in (1, 2):
+        arguments = engine(
+            tmp_path / "gpt2",
+            stages,
+            skip_tokenizer_init=True,
+            speculative_config=record_of(tmp_path),
+        )
+        refused(arguments, "GPT2LMHeadModel is not supported yet; PPSD knows")
+
+
+def test_a_model_of_the_transformers_backend_is_refused(tiny_llama: Path):
+    arguments = engine(tiny_llama, model_impl="transformers", speculative_config={"method": "ppsd"})
+    refused(arguments, "TransformersForCausalLM is not supported yet")
+
+
+def test_a_damaged_record_is_refused_before_weights_load(tiny_llama: Path, tmp_path: Path):
+    options = record_of(tmp_path, '{"prompt_token_ids": [1]}\n')
+    refused(engine(tiny_llama, speculative_config=options), r"record\.jsonl, line 1: ")
+
+
+def test_weights_are_read_from_the_files_that_heads_are_made_for(tiny_llama: Path):
+    ppsd = {"method": "ppsd"}
+    load = engine(tiny_llama, speculative_config=ppsd).create_engine_config().load_config
+    assert load.load_format == "hf"
+    assert load.ignore_patterns == ["original/**/*", "consolidated*"]
+    named = engine(tiny_llama, speculative_config=ppsd, load_format="dummy")
+    assert named.create_engine_config().load_config.load_format == "dummy"
+    refused(
+        engine(tiny_llama, speculative_config=ppsd, load_format="mistral"), "--load-format mistral"
+    )
+    assert engine(tiny_llama).create_engine_config().load_config.load_format == "auto"
+
+
+def test_the_target_is_looked_for_where_vllm_puts_it(tiny_llama: Path, monkeypatch):
+    asked = set()
+
+    def folder(model: str, revision: str | None, download_dir: str | None) -> Path:
+        asked.add(download_dir)
+        return Path(model)
+
+    for module in (lookup, checkpoint):
+        monkeypatch.setattr(module, "model_folder", folder)
+    config_of(engine(tiny_llama, speculative_config={"method": "ppsd"}, download_dir="/downloads"))
+    assert asked == {"/downloads"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ppsd/model.safetensors"])
+def test_files_of_another_user_are_refused(tiny_llama: Path, name: str, monkeypatch):
+    opened = open
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> Any:
+        if str(file) == str(tiny_llama / name):
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments, **options)
+
+    monkeypatch.setattr("io.open", refuse)
+    refused(
+        engine(tiny_llama, speculative_config={"method": "ppsd"}),
+        f"cannot read {tiny_llama / name}: Permission denied",
+    )
 
 
 def test_an_unknown_key_is_refused_by_name(tiny_llama: Path):

@@ -56,9 +56,11 @@ def test_beyond_the_record_it_drafts_a_wrong_token(record: Path):
 
 def test_a_broken_record_is_named(tmp_path: Path):
     path = tmp_path / "record.jsonl"
-    path.write_text('{"prompt_token_ids": [1]}\n')
-    with pytest.raises(PPSDConfigError, match="line 1"):
-        read_record(path)
+    whole = '{"prompt_token_ids": [1], "output_token_ids": [2]}\n'
+    for damaged in ('{"prompt_token_ids": [1]}\n', whole.replace("2", '"t2"'), "[]\n", "{"):
+        path.write_text(whole + damaged)
+        with pytest.raises(PPSDConfigError, match="line 2: no "):
+            read_record(path)
 
 
 def test_the_drafter_in_whose_place_it_stands_runs_all_the_same(record: Path):

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from support.states import write_states
 from support.tiny import make_tiny_model
 
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.training.build import read_lm_head, untrained
 from vllm_ppsd.training.dataset import StateSet
-from vllm_ppsd.training.fit import LOG, Fit
+from vllm_ppsd.training.fit import LAST, LOG, Fit
 from vllm_ppsd.training.recipe import Optimisation
 
 SETTINGS = Optimisation(
@@ -66,9 +67,19 @@ def test_a_killed_run_goes_on_and_ends_the_same(model: str, states: StateSet, tm
     killed._step = stop_at_20  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         killed.run()
+    with (tmp_path / "killed" / LOG).open("a") as log:
+        log.write('{"step": 2')  # a line that was being written
     resumed = new_run(model, states, tmp_path / "killed").run()
     assert resumed == whole
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_named(model: str, states: StateSet, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / LAST).write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(TrainingError, match=r"last\.pt is damaged"):
+        new_run(model, states, folder).run()
 
 
 @pytest.mark.parametrize("coupled", [0.0, 1.0])

@@ -20,7 +20,7 @@ def test_an_unknown_field_is_named(tmp_path: Path):
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path):
     file = tmp_path / "r.yaml"
     file.write_text("model: [")
-    with pytest.raises(TrainingError, match=r"r\.yaml cannot be read"):
+    with pytest.raises(TrainingError, match=r"r\.yaml, line 1: no YAML"):
         read_recipe(file)
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-FIELDS = ("turns", "prompt", "instruction", "messages", "conversations")
+CHATS = ("messages", "conversations")
+FIELDS = ("turns", "prompt", "instruction", *CHATS)
 MORE = ("input", "context")
 SYSTEM = ("system", "system_prompt")
 USERS = ("user", "human", "prompter")
@@ -33,7 +34,7 @@ def user_turn(row: Any) -> str:
     value = row[field]
     if field == "turns":
         parts = [_text(value[0] if isinstance(value, list) else value, field)]
-    elif isinstance(value, list):
+    elif field in CHATS or isinstance(value, list):
         parts = _conversation(value, field)
     else:
         parts = [_text(value, field), *_texts(row, MORE)]
@@ -55,8 +56,10 @@ def _texts(row: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _conversation(messages: list[Any], field: str) -> list[str]:
+def _conversation(messages: Any, field: str) -> list[str]:
     """Return the system's messages at the beginning, and the user's first."""
+    if not isinstance(messages, list):
+        raise ValueError(f"{field} holds {type(messages).__name__}, not messages")
     parts: list[str] = []
     for number, message in enumerate(messages, start=1):
         place = f"message {number} of {field}"

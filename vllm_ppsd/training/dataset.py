@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.files import open_tensors
@@ -79,7 +80,7 @@ class StateSet:
         shards: how many are used; None for all.
 
     Raises:
-        TrainingError: there are no states for this exit layer.
+        TrainingError: there are no states for this exit layer, or a shard is damaged.
     """
 
     def __init__(
@@ -95,7 +96,12 @@ class StateSet:
         self.documents: list[Place] = []
         for path in sorted((folder / TARGET).glob("*.safetensors"))[:shards]:
             file = open_tensors(path, TrainingError)
-            self.documents += _places(len(self._files), file)
+            try:
+                self.documents += _places(len(self._files), file)
+            except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise TrainingError(
+                    f"{path} is no shard of states ({error!r}); remove it, and it is cached again"
+                ) from None
             cached = [_open_states(folder, layer, path.name) for layer in layers]
             self._files.append((file, cached))
         if not self.documents:
