@@ -210,7 +210,7 @@ def hear_failures(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def replacement(self: Any) -> None:
         original(self)
-        if pipelined_config(self.vllm_config) is None or not self.response_mqs:
+        if not is_ppsd(self.vllm_config.speculative_config) or not self.response_mqs:
             return
         from vllm_ppsd.engine.replies import Replies
 
