@@ -20,6 +20,7 @@ from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.costs import ModelShape, draft_threshold
 from vllm_ppsd.exit_head import lookup
+from vllm_ppsd.exit_head.architectures import check_head
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.hooks.marks import mark_engine
 
@@ -131,6 +132,7 @@ def _exit_head(
         return None
     head = lookup.find(named, model_config.model, model_config.revision, stages)
     head.check_target(model_config.model, model_config.revision)
+    check_head(head.config.target.architecture, head.config.head_type)
     return head
 
 

@@ -31,12 +31,25 @@ class Architecture:
 
 
 PLAIN = Architecture(entries_alone=True, one_device=True)
+PIPELINE = Architecture()
+EXPERTS = Architecture(transformer_heads=False)
 
 ARCHITECTURES = {
+    "Gemma2ForCausalLM": PIPELINE,
+    "Gemma3ForCausalLM": PIPELINE,
+    "GemmaForCausalLM": PIPELINE,
+    "Glm4ForCausalLM": PIPELINE,
+    "GraniteForCausalLM": PIPELINE,
+    "GraniteMoeForCausalLM": EXPERTS,
     "LlamaForCausalLM": PLAIN,
     "MistralForCausalLM": PLAIN,
+    "MixtralForCausalLM": EXPERTS,
+    "OlmoeForCausalLM": EXPERTS,
+    "Phi3ForCausalLM": PLAIN,
     "Qwen2ForCausalLM": PLAIN,
+    "Qwen2MoeForCausalLM": EXPERTS,
     "Qwen3ForCausalLM": PLAIN,
+    "Qwen3MoeForCausalLM": EXPERTS,
 }
 
 
@@ -52,6 +65,19 @@ def architecture(name: str) -> Architecture:
             f"{name} is not supported yet; PPSD knows {', '.join(sorted(ARCHITECTURES))}"
         )
     return known
+
+
+def check_head(name: str, head_type: str) -> None:
+    """Refuse a type of head that does not work with an architecture.
+
+    Raises:
+        ExitHeadError: nothing is known of the architecture, or it takes no such heads.
+    """
+    if head_type == "transformer" and not architecture(name).transformer_heads:
+        raise ExitHeadError(
+            f"{name} takes no transformer heads yet: a layer of experts would cost a draft as much "
+            "as a layer of the target; make a lens head (`--head lens`)"
+        )
 
 
 @dataclass(frozen=True)
