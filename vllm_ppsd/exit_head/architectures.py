@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from vllm_ppsd.config.errors import ExitHeadError
 
 
@@ -91,6 +93,12 @@ class LogitsShape:
 
     scale: float = 1.0
     soft_cap: float | None = None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits from the LM head's output, of any shape."""
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
 
 
 def logits_shape(config: Any) -> LogitsShape:
