@@ -50,6 +50,20 @@ class Reference:
         return logits[0]
 
     @torch.inference_mode()
+    def logits_of(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [tokens, vocabulary], of the last layer's states, [tokens, hidden]."""
+        decoder = self._model.model
+        handle = decoder.layers[-1].register_forward_hook(
+            lambda _, __, output: (states[None],) if isinstance(output, tuple) else states[None]
+        )
+        try:
+            tokens = torch.zeros(1, len(states), dtype=torch.int64)
+            logits: torch.Tensor = self._model(tokens, use_cache=False).logits
+        finally:
+            handle.remove()
+        return logits[0]
+
+    @torch.inference_mode()
     def second_token(self, prompt: Sequence[int]) -> torch.Tensor:
         """Return the probabilities of the second token behind ``prompt``, at T = 1."""
         first = self._next(torch.tensor([list(prompt)]))[0]

@@ -52,6 +52,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _ADDED = ("o_proj.weight", "down_proj.weight", "down_proj", "output_linear.weight")
 """What a layer's attention and MLP or experts end in."""
+_NORMED = ("gemma2", "gemma3")
+"""What these add to the residual stream is normed by 1 + weight first."""
 
 
 def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bool = True) -> Path:
@@ -83,6 +85,8 @@ def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bo
         for name, weight in model.model.layers[NUM_LAYERS // 2 :].named_parameters():
             if name.endswith(_ADDED):
                 weight.mul_(0.25)
+            elif family in _NORMED and ".post_" in name:
+                weight.sub_(0.75)
     model.save_pretrained(folder)
     _write_tokenizer(folder)
     return folder
