@@ -7,8 +7,9 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from support import tiny
 from transformers import AutoModelForCausalLM
+
+from support import tiny
 
 _WINDOW = {"sliding_window": 16}
 _FEW_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_local_experts": 4}

@@ -155,9 +155,7 @@ def _forward(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface; the mask is made here."""
-    attended = packed_attention(
-        query, key, value, packed_lengths, scaling, sliding_window, softcap
-    )
+    attended = packed_attention(query, key, value, packed_lengths, scaling, sliding_window, softcap)
     return attended, None
 
 

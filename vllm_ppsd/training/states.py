@@ -60,7 +60,8 @@ def cache_states(
         TrainingError: there is no text, the disk is too small, the states there were cached
             for another model, or those to be cached would not be the model's own.
     """
-    texts = sorted((work / "text").glob("*.jsonl"))[:shards]
+    # A shard of text is empty where all its prompts were too long.
+    texts = [p for p in sorted((work / "text").glob("*.jsonl"))[:shards] if p.stat().st_size]
     if not texts:
         raise TrainingError(f"{work / 'text'} holds no text; generate it first")
     folder = model_folder(model)
@@ -81,8 +82,7 @@ def cache_states(
     Console().print(f"the states will take about {needed / 1e9:.2f} GB in {work / 'states'}")
     require_space(work, needed, "the cache of states")
     some = islice(chain.from_iterable(map(read_documents, missing)), 2)
-    if compared := [d.prompt + d.output for d in some]:
-        target.check(compared)
+    target.check([d.prompt + d.output for d in some])
     with progress("shards of states") as bar:
         for path in bar.track(missing):
             documents = list(read_documents(path))

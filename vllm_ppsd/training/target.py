@@ -41,8 +41,11 @@ class Target:
         folder = model_folder(model)
         self.config = AutoConfig.from_pretrained(folder)
         self._shape = logits_shape(self.config)
+        if quantisation := getattr(self.config, "quantization_config", None):
+            # Else some are dequantised by the whole model's forward, of which run takes a part.
+            quantisation["dequantize"] = True
         self._model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=PACKED
+            folder, config=self.config, dtype=dtype, attn_implementation=PACKED
         )
         self._model.to(device).eval().requires_grad_(False)
         if not hasattr(self._model.model, "layers"):
