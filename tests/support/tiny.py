@@ -47,6 +47,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_experts": 4, "shared_expert_intermediate_size": 64, **_EXPERTS},
     ),
     "qwen3_moe": ("Qwen3MoeConfig", _EXPERTS),
+    "smollm3": ("SmolLM3Config", {}),
 }
 _ADDED = ("o_proj.weight", "down_proj.weight", "down_proj", "output_linear.weight")
 """What a layer's attention and MLP or experts end in."""
