@@ -212,6 +212,17 @@ def test_a_head_that_the_architecture_takes_not_is_refused(tmp_path: Path):
     refused(engine(model, speculative_config={"method": "ppsd"}), "takes no transformer heads")
 
 
+def test_the_transformers_backend_is_for_lens_heads_in_pipelines(tiny_llama: Path, tmp_path: Path):
+    head = str(tmp_path / "head")
+    init_head(str(tiny_llama), head, exit_layer=3, head_type="transformer")
+    options = {"method": "ppsd", "model": head}
+    theirs = {"model_impl": "transformers", "speculative_config": options}
+    refused(engine(tiny_llama, **theirs), "Transformers backend, of whose layers")
+    options["model"] = str(tiny_llama / "ppsd")
+    config_of(engine(tiny_llama, **theirs))
+    refused(engine(tiny_llama, 1, **theirs), "not supported on one device yet")
+
+
 def test_a_synthetic_drafter_without_its_record_is_refused(tiny_llama: Path):
     drafter = {"record": "/no/such/record", "acceptance": 0.5}
     options = {"method": "ppsd", "synthetic_drafter": drafter}

@@ -20,6 +20,7 @@ PROMPT, TOKENS = list(range(5, 45)), 40
 EXIT_LAYER = 4
 COMMON = ["granite", "gemma2", "phi3"]
 RARE = ["gemma", "gemma3", "glm4", "granite_moe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"]
+RARE += ["smollm3"]  # through vLLM's Transformers backend
 
 
 @pytest.mark.parametrize(

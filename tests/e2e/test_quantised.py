@@ -11,7 +11,7 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 PROMPT, TOKENS = list(range(5, 45)), 40
 

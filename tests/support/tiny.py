@@ -48,12 +48,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_moe": ("Qwen3MoeConfig", _EXPERTS),
     "smollm3": ("SmolLM3Config", {}),
-    "olmo2": ("Olmo2Config", {}),
 }
 _ADDED = ("o_proj.weight", "down_proj.weight", "down_proj", "output_linear.weight")
 """What a layer's attention and MLP or experts end in."""
 _NORMED = ("gemma2", "gemma3")
-"""What these add to the residual stream is normed by 1 + weight first."""
+"""What their layers add is normed by 1 + weight first, and little beside their embeddings."""
 
 
 def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bool = True) -> Path:
@@ -82,11 +81,13 @@ def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bo
     )
     model: Any = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
-        for name, weight in model.model.layers[NUM_LAYERS // 2 :].named_parameters():
-            if name.endswith(_ADDED):
-                weight.mul_(0.25)
-            elif family in _NORMED and ".post_" in name:
-                weight.sub_(0.75)
+        for number, layer in enumerate(model.model.layers):
+            late = number >= NUM_LAYERS // 2
+            for name, weight in layer.named_parameters():
+                if family in _NORMED and name.startswith("post_"):
+                    weight.add_(4 if late else 8)
+                elif late and name.endswith(_ADDED):
+                    weight.mul_(0.25)
     model.save_pretrained(folder)
     _write_tokenizer(folder)
     return folder

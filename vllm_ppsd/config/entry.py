@@ -133,6 +133,12 @@ def _exit_head(
     head = lookup.find(named, model_config.model, model_config.revision, stages)
     head.check_target(model_config.model, model_config.revision)
     check_head(head.config.target.architecture, head.config.head_type)
+    if head.config.num_layers and model_config.using_transformers_backend():
+        raise PPSDConfigError(
+            f"the target {model_config.model} runs through vLLM's Transformers backend, of whose "
+            f"layers the transformer head {head.path} cannot be built; leave --model-impl out, or "
+            "use a lens head"
+        )
     return head
 
 

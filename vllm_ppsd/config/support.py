@@ -52,12 +52,14 @@ def _parallel_reasons(parallel: Any) -> Iterator[str]:
 
 
 def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
-    known = ARCHITECTURES.get(model.architecture)
-    if parallel.pipeline_parallel_size == 1 and not (known and known.one_device):
+    name = model.architectures[0]
+    known = ARCHITECTURES.get(name)
+    one_device = known is not None and known.one_device and not model.using_transformers_backend()
+    if parallel.pipeline_parallel_size == 1 and not one_device:
         supported = sorted(name for name, each in ARCHITECTURES.items() if each.one_device)
         yield (
-            f"{model.architecture} is not supported on one device yet, only "
-            f"{', '.join(supported)}; pass `--pipeline-parallel-size 2` or more"
+            f"{name} is not supported on one device yet, only {', '.join(supported)} in vLLM's own "
+            "implementation; pass `--pipeline-parallel-size 2` or more"
         )
     if model.runner_type != "generate":
         yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"

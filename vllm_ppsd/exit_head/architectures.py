@@ -34,7 +34,7 @@ class Architecture:
 
 PLAIN = Architecture(entries_alone=True, one_device=True)
 PIPELINE = Architecture()
-EXPERTS = Architecture(transformer_heads=False)
+LENS = Architecture(transformer_heads=False)
 
 ARCHITECTURES = {
     "Gemma2ForCausalLM": PIPELINE,
@@ -42,16 +42,17 @@ ARCHITECTURES = {
     "GemmaForCausalLM": PIPELINE,
     "Glm4ForCausalLM": PIPELINE,
     "GraniteForCausalLM": PIPELINE,
-    "GraniteMoeForCausalLM": EXPERTS,
+    "GraniteMoeForCausalLM": LENS,
     "LlamaForCausalLM": PLAIN,
     "MistralForCausalLM": PLAIN,
-    "MixtralForCausalLM": EXPERTS,
-    "OlmoeForCausalLM": EXPERTS,
+    "MixtralForCausalLM": LENS,
+    "OlmoeForCausalLM": LENS,
     "Phi3ForCausalLM": PLAIN,
     "Qwen2ForCausalLM": PLAIN,
-    "Qwen2MoeForCausalLM": EXPERTS,
+    "Qwen2MoeForCausalLM": LENS,
     "Qwen3ForCausalLM": PLAIN,
-    "Qwen3MoeForCausalLM": EXPERTS,
+    "Qwen3MoeForCausalLM": LENS,
+    "SmolLM3ForCausalLM": LENS,
 }
 
 
@@ -77,8 +78,8 @@ def check_head(name: str, head_type: str) -> None:
     """
     if head_type == "transformer" and not architecture(name).transformer_heads:
         raise ExitHeadError(
-            f"{name} takes no transformer heads yet: a layer of experts would cost a draft as much "
-            "as a layer of the target; make a lens head (`--head lens`)"
+            f"{name} takes no transformer heads yet: a head cannot be made of its layers; make a "
+            "lens head (`--head lens`)"
         )
 
 

@@ -15,7 +15,6 @@ from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 
 
-
 def build_layer(
     layer_class: type[nn.Module], vllm_config: VllmConfig, config: ExitHeadConfig, index: int
 ) -> nn.Module:
