@@ -1,13 +1,9 @@
-"""Tiny models of every architecture that heads are trained for, and what they say themselves."""
+"""Tiny models of every architecture that heads are trained for, and of others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
-
-import torch
-from transformers import AutoModelForCausalLM
 
 from support import tiny
 
@@ -34,6 +30,7 @@ OTHERS = {
     ),
     "ministral3": ("Ministral3Config", {}),
     "mistral": ("MistralConfig", _WINDOW),
+    "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", _WINDOW),
     "phi3": ("Phi3Config", {"original_max_position_embeddings": 512, **_WINDOW}),
     "qwen2": ("Qwen2Config", {"use_sliding_window": True, "max_window_layers": 3, **_WINDOW}),
@@ -47,19 +44,3 @@ def make_family(folder: Path, family: str) -> Path:
     """Write a tiny random model of ``family`` to ``folder`` and return it."""
     with mock.patch.dict(tiny.FAMILIES, OTHERS):
         return tiny.make_tiny_model(folder, family)
-
-
-@torch.inference_mode()
-def own_logits(
-    model: Path, documents: Sequence[list[int]], layers: int = tiny.NUM_LAYERS
-) -> list[torch.Tensor]:
-    """Return what transformers says of each document with the model's first ``layers``.
-
-    Returns:
-        [tokens, vocabulary] each.
-    """
-    target = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, attn_implementation="eager"
-    )
-    target.model.layers = target.model.layers[:layers]
-    return [target(torch.tensor([d]), use_cache=False).logits[0] for d in documents]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.families import EXPERTS, FAMILIES, make_family, own_logits
+from support.families import EXPERTS, FAMILIES, make_family
 from support.tiny import NUM_LAYERS, VOCAB_SIZE
+from transformers import AutoModelForCausalLM
 
 from vllm_ppsd.exit_head.architectures import ARCHITECTURES, Architecture
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
@@ -27,7 +29,6 @@ LENGTHS = [(4, 36), (20, 8), (2, 30)]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    """Also those that nobody tried to serve."""
     return request.param
 
 
@@ -74,16 +75,32 @@ def batch(target: Target, documents: list[Document]) -> Batch:
     )
 
 
-def said(model: Path, documents: list[Document], layers: int = NUM_LAYERS) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def own(model: Path) -> Any:
+    """The model as transformers computes it."""
+    return AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager"
+    )
+
+
+@torch.inference_mode()
+def said(own: Any, documents: list[Document], layers: int = NUM_LAYERS) -> torch.Tensor:
     """Return the probabilities by the model's first ``layers``, [tokens, vocabulary]."""
-    logits = own_logits(model, [d.prompt + d.output for d in documents], layers)
+    whole = own.model.layers
+    own.model.layers = whole[:layers]
+    try:
+        logits = [
+            own(torch.tensor([d.prompt + d.output]), use_cache=False).logits[0] for d in documents
+        ]
+    finally:
+        own.model.layers = whole
     return torch.cat(logits).softmax(dim=-1)
 
 
 def test_cached_distributions_are_the_models_own(
-    model: Path, target: Target, documents: list[Document], batch: Batch
+    own: Any, target: Target, documents: list[Document], batch: Batch
 ):
-    expected = said(model, documents)[batch.rows]
+    expected = said(own, documents)[batch.rows]
     assert batch.final is not None
     packed = target.logits(batch.final).softmax(dim=-1)
     torch.testing.assert_close(packed, expected, rtol=0, atol=1e-4)
@@ -101,6 +118,7 @@ def test_the_comparison_before_caching_passes(target: Target, documents: list[Do
 def test_a_new_head_is_the_targets_first_layers_and_learns(
     family: str,
     model: Path,
+    own: Any,
     documents: list[Document],
     batch: Batch,
     tmp_path: Path,
@@ -119,7 +137,7 @@ def test_a_new_head_is_the_targets_first_layers_and_learns(
     head, vocabulary = untrained(str(model), config, None)
     with torch.no_grad():
         initial = head(batch.states, batch.lengths, torch.arange(len(batch.states)))
-    expected = said(model, documents, EXIT_LAYER + config.num_layers)
+    expected = said(own, documents, EXIT_LAYER + config.num_layers)
     torch.testing.assert_close(initial.softmax(dim=-1), expected, rtol=0, atol=1e-4)
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3)
     losses = []
