@@ -20,6 +20,7 @@ from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.costs import ModelShape, draft_threshold
 from vllm_ppsd.exit_head import lookup
+from vllm_ppsd.exit_head.architectures import check_head
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.hooks.marks import mark_engine
 
@@ -131,6 +132,13 @@ def _exit_head(
         return None
     head = lookup.find(named, model_config.model, model_config.revision, stages)
     head.check_target(model_config.model, model_config.revision)
+    check_head(head.config.target.architecture, head.config.head_type)
+    if head.config.num_layers and model_config.using_transformers_backend():
+        raise PPSDConfigError(
+            f"the target {model_config.model} runs through vLLM's Transformers backend, of whose "
+            f"layers the transformer head {head.path} cannot be built; leave --model-impl out, or "
+            "use a lens head"
+        )
     return head
 
 

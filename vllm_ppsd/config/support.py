@@ -7,14 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllm_ppsd.config.errors import PPSDConfigError
-
-ONE_DEVICE = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
-"""Targets in which embedding and layers 0..E-1 are all there is before the exit."""
+from vllm_ppsd.exit_head.architectures import ARCHITECTURES
 
 
 def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
@@ -59,10 +52,14 @@ def _parallel_reasons(parallel: Any) -> Iterator[str]:
 
 
 def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
-    if parallel.pipeline_parallel_size == 1 and model.architecture not in ONE_DEVICE:
+    name = model.architectures[0]
+    known = ARCHITECTURES.get(name)
+    one_device = known is not None and known.one_device and not model.using_transformers_backend()
+    if parallel.pipeline_parallel_size == 1 and not one_device:
+        supported = sorted(name for name, each in ARCHITECTURES.items() if each.one_device)
         yield (
-            f"{model.architecture} is not supported on one device yet, only "
-            f"{', '.join(ONE_DEVICE)}; pass `--pipeline-parallel-size 2` or more"
+            f"{name} is not supported on one device yet, only {', '.join(supported)} in vLLM's own "
+            "implementation; pass `--pipeline-parallel-size 2` or more"
         )
     if model.runner_type != "generate":
         yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"
