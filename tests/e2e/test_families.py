@@ -19,8 +19,8 @@ pytestmark = pytest.mark.e2e
 PROMPT, TOKENS = list(range(5, 45)), 40
 EXIT_LAYER = 4
 COMMON = ["granite", "gemma2", "phi3"]
-RARE = ["gemma", "gemma3", "glm4", "granite_moe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"]
-RARE += ["smollm3"]  # through vLLM's Transformers backend
+RARE = ["ernie4_5", "gemma", "gemma3", "glm4", "granite_moe", "ministral3", "mixtral", "olmoe"]
+RARE += ["qwen2_moe", "qwen3_moe", "smollm3"]
 
 
 @pytest.mark.parametrize(
