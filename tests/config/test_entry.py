@@ -226,7 +226,7 @@ def test_the_transformers_backend_is_for_lens_heads_in_pipelines(tiny_llama: Pat
 def test_a_synthetic_drafter_without_its_record_is_refused(tiny_llama: Path):
     drafter = {"record": "/no/such/record", "acceptance": 0.5}
     options = {"method": "ppsd", "synthetic_drafter": drafter}
-    refused(engine(tiny_llama, speculative_config=options), "does not exist")
+    refused(engine(tiny_llama, speculative_config=options), "cannot read /no/such/record")
 
 
 def test_a_synthetic_drafter_with_a_wrong_field_is_refused(tiny_llama: Path):

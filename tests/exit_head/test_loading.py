@@ -27,6 +27,8 @@ def test_a_quantised_lm_head_is_read_as_floats(tmp_path: Path, monkeypatch: pyte
     reader = SimpleNamespace(get_all_weights=lambda *_: iter(tensors.items()))
     monkeypatch.setattr(loading, "get_model_loader", lambda _: reader)
     model_config = SimpleNamespace(model=str(folder), revision=None, dtype=torch.float32)
-    vllm_config: Any = SimpleNamespace(model_config=model_config, load_config=None)
+    vllm_config: Any = SimpleNamespace(
+        model_config=model_config, load_config=SimpleNamespace(download_dir=None)
+    )
     read = loading._untied_lm_head(vllm_config)
     torch.testing.assert_close(read, floats, rtol=0, atol=float(floats.abs().max()) / 127)

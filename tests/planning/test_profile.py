@@ -81,10 +81,10 @@ def test_lanes_between_are_on_a_straight_line():
 
 def test_what_is_no_profile_is_refused(tmp_path: Path):
     path = tmp_path / "profile.json"
-    with pytest.raises(PPSDConfigError, match="cannot read the profile"):
+    with pytest.raises(PPSDConfigError, match="cannot read"):
         read_profile(path)
     path.write_text('{"model": "m"}')
-    with pytest.raises(PPSDConfigError, match="is no profile"):
+    with pytest.raises(PPSDConfigError, match=r"profile\.json: hardware: Field required"):
         read_profile(path)
     path.write_text(profile().model_dump_json())
     assert read_profile(path) == profile()

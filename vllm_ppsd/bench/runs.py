@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_ppsd.bench.methods import Method
 from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.files import write_whole
+from vllm_ppsd.files import read_text, write_whole
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Runs:
         self.answers[one] = answers
 
     def _read(self, settings: dict[str, Any]) -> None:
-        text = self._path.read_text()
+        text = read_text(self._path)
         # A line without its end was being written when the last run was cut off.
         whole = text[: text.rfind("\n") + 1]
         try:

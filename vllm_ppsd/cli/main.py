@@ -22,8 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except PPSDConfigError as error:
-        print(f"vllm-ppsd: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except OSError as error:
+        # A folder that cannot be written, say.
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
+    print(f"vllm-ppsd: {message}", file=sys.stderr)
+    return 2
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

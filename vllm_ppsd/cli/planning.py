@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from vllm_ppsd.config.errors import PPSDConfigError
@@ -84,12 +83,12 @@ def _acceptance(path: Path | None) -> dict[int, float] | None:
     """Read acceptance rates: ``{"18": 0.75}``."""
     if path is None:
         return None
+    from vllm_ppsd.files import read_json_object
+
+    values = read_json_object(path)
     try:
-        values = json.loads(path.read_text())
         rates = {int(layer): float(rate) for layer, rate in values.items()}
-    except OSError as error:
-        raise PPSDConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         raise PPSDConfigError(
             f'{path} holds no acceptance rates: expected {{"EXIT_LAYER": RATE, …}}'
         ) from None

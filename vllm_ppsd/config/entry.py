@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,9 +18,11 @@ from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_layers
 from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
 from vllm_ppsd.costs import ModelShape, draft_threshold
+from vllm_ppsd.drafter.recorded import read_record
 from vllm_ppsd.exit_head import lookup
 from vllm_ppsd.exit_head.architectures import check_head
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.exit_head.target_files import DUPLICATES
 from vllm_ppsd.hooks.marks import mark_engine
 
 SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"
@@ -51,19 +52,24 @@ def create(engine_args: Any, model_config: Any, parallel_config: Any) -> PPSDCon
     options = arguments.options(engine_args)
     check_option_names(options)
     support.check(engine_args, model_config, parallel_config)
-    ppsd_config = resolve(options, model_config, parallel_config)
+    ppsd_config = resolve(options, model_config, parallel_config, engine_args.download_dir)
     _wire(engine_args, parallel_config, ppsd_config)
     mark_engine()
     announce(ppsd_config, model_shape(model_config))
     return ppsd_config
 
 
-def resolve(options: dict[str, Any], model_config: Any, parallel_config: Any) -> PPSDConfig:
+def resolve(
+    options: dict[str, Any],
+    model_config: Any,
+    parallel_config: Any,
+    download_dir: str | None = None,
+) -> PPSDConfig:
     """Fill in exit head, exit layer, layer split and draft depth."""
     stages = parallel_config.pipeline_parallel_size
     synthetic = _synthetic_drafter(options.get("synthetic_drafter"))
     shape = model_shape(model_config)
-    head = _exit_head(options, model_config, synthetic, stages)
+    head = _exit_head(options, model_config, synthetic, stages, download_dir)
     exit_layer = _exit_layer(options.get("exit_layer"), head, shape, stages)
     own_partition = os.environ.get("VLLM_PP_LAYER_PARTITION")
     if stages == 1:
@@ -117,21 +123,25 @@ def _synthetic_drafter(given: Any) -> SyntheticDrafter | None:
         drafter = SyntheticDrafter.model_validate(given)
     except ValidationError as error:
         raise PPSDConfigError(f"synthetic_drafter: {problems(error, 'config')}") from None
-    if not Path(drafter.record).is_file():
-        raise PPSDConfigError(f"synthetic_drafter: the record {drafter.record!r} does not exist")
+    read_record(drafter.record)
     return drafter
 
 
 def _exit_head(
-    options: dict[str, Any], model_config: Any, synthetic: SyntheticDrafter | None, stages: int
+    options: dict[str, Any],
+    model_config: Any,
+    synthetic: SyntheticDrafter | None,
+    stages: int,
+    download_dir: str | None,
 ) -> ExitHeadFolder | None:
     """Find and check the exit head; with a synthetic drafter it may be left out."""
     named = options.get("model")
     plain = options.get("num_speculative_tokens") == 0 and options.get("exit_layer")
     if named is None and (synthetic is not None or plain):
         return None
-    head = lookup.find(named, model_config.model, model_config.revision, stages)
-    head.check_target(model_config.model, model_config.revision)
+    model, revision = model_config.model, model_config.revision
+    head = lookup.find(named, model, revision, stages, download_dir)
+    head.check_target(model, revision, download_dir)
     check_head(head.config.target.architecture, head.config.head_type)
     if head.config.num_layers and model_config.using_transformers_backend():
         raise PPSDConfigError(
@@ -190,6 +200,12 @@ def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:
     from vllm.platforms import current_platform
 
     engine_args.async_scheduling = False
+    if engine_args.load_format == "auto":
+        # Where there are Mistral's own files, too, vLLM would fetch and read those instead.
+        engine_args.load_format = "hf"
+        ignored = engine_args.ignore_patterns
+        ignored = [ignored] if isinstance(ignored, str) else ignored
+        engine_args.ignore_patterns = [*ignored, DUPLICATES]
     device = current_platform.device_type
     if not config.is_pipelined:
         parallel_config.worker_cls = ONE_DEVICE_WORKER_CLS[device]

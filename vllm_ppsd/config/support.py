@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from vllm_ppsd.config.errors import PPSDConfigError
-from vllm_ppsd.exit_head.architectures import ARCHITECTURES
+from vllm_ppsd.config.errors import ExitHeadError, PPSDConfigError
+from vllm_ppsd.exit_head.architectures import ARCHITECTURES, architecture
 
 
 def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
@@ -53,14 +53,17 @@ def _parallel_reasons(parallel: Any) -> Iterator[str]:
 
 def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
     name = model.architectures[0]
-    known = ARCHITECTURES.get(name)
-    one_device = known is not None and known.one_device and not model.using_transformers_backend()
-    if parallel.pipeline_parallel_size == 1 and not one_device:
-        supported = sorted(name for name, each in ARCHITECTURES.items() if each.one_device)
-        yield (
-            f"{name} is not supported on one device yet, only {', '.join(supported)} in vLLM's own "
-            "implementation; pass `--pipeline-parallel-size 2` or more"
-        )
+    try:
+        one_device = architecture(name).one_device and not model.using_transformers_backend()
+    except ExitHeadError as error:
+        yield str(error)
+    else:
+        if parallel.pipeline_parallel_size == 1 and not one_device:
+            supported = sorted(known for known, each in ARCHITECTURES.items() if each.one_device)
+            yield (
+                f"{name} is not supported on one device yet, only {', '.join(supported)} in vLLM's "
+                "own implementation; pass `--pipeline-parallel-size 2` or more"
+            )
     if model.runner_type != "generate":
         yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"
     if model.is_encoder_decoder:
@@ -74,6 +77,11 @@ def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
 
 
 def _feature_reasons(arguments: Any, parallel: Any) -> Iterator[str]:
+    if arguments.load_format == "mistral":
+        yield (
+            "--load-format mistral reads other files than those that exit heads are made for; "
+            "leave it out"
+        )
     if arguments.async_scheduling:
         yield "async scheduling is not supported by V1 pipelines; leave --async-scheduling out"
     if arguments.enable_lora and parallel.pipeline_parallel_size == 1:

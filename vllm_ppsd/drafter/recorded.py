@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ValidationError
 from vllm.logger import init_logger
 
-from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.config.ppsd import SyntheticDrafter
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
-from vllm_ppsd.files import write_whole
+from vllm_ppsd.files import read_json_lines, write_whole
 from vllm_ppsd.protocol import Draft
 
 logger = init_logger("vllm.plugins.ppsd")
@@ -107,13 +108,17 @@ def read_record(path: str | Path) -> dict[tuple[int, ...], list[int]]:
         PPSDConfigError: a line is no recorded output.
     """
     outputs: dict[tuple[int, ...], list[int]] = {}
-    with Path(path).open() as file:
-        for number, line in enumerate(file, 1):
-            try:
-                entry = json.loads(line)
-                outputs[tuple(entry["prompt_token_ids"])] = entry["output_token_ids"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise PPSDConfigError(
-                    f"{path}, line {number}: no recorded output ({error!r})"
-                ) from None
+    for number, entry in read_json_lines(Path(path)):
+        try:
+            recorded = _Recorded.model_validate(entry, strict=True)
+        except ValidationError as error:
+            raise PPSDConfigError(
+                f"{path}, line {number}: no recorded output: {problems(error, 'the line')}"
+            ) from None
+        outputs[tuple(recorded.prompt_token_ids)] = recorded.output_token_ids
     return outputs
+
+
+class _Recorded(BaseModel):
+    prompt_token_ids: list[int]
+    output_token_ids: list[int]

@@ -6,7 +6,9 @@ tried fails deep inside a worker, or drafts from wrong logits without a word.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +60,11 @@ ARCHITECTURES = {
 }
 
 
+_DECODERS = "PPSD serves decoders of text only (docs/operating.md, Targets)"
+_WRAPPED = ("text_config", "llm_config", "language_config", "thinker_config")
+"""Keys under which models of several kinds of input have the config of their text model."""
+
+
 def architecture(name: str) -> Architecture:
     """Return what is known of an architecture.
 
@@ -67,7 +74,8 @@ def architecture(name: str) -> Architecture:
     known = ARCHITECTURES.get(name)
     if known is None:
         raise ExitHeadError(
-            f"{name} is not supported yet; PPSD knows {', '.join(sorted(ARCHITECTURES))}"
+            f"{name} is not supported yet; PPSD knows {', '.join(sorted(ARCHITECTURES))} "
+            "(docs/operating.md, Targets)"
         )
     return known
 
@@ -83,6 +91,36 @@ def check_head(name: str, head_type: str) -> None:
             f"{name} takes no transformer heads yet: a head cannot be made of its layers; make a "
             "lens head (`--head lens`)"
         )
+
+
+def check_config(config: Mapping[str, Any], file: Path) -> Architecture:
+    """Return what is known of a target, by what its ``config.json`` says.
+
+    Args:
+        config: what the file holds.
+        file: the file.
+
+    Raises:
+        ExitHeadError: PPSD does not know the architecture, or a size is missing.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise ExitHeadError(f"{file} has no architectures, so nobody can tell what model it is of")
+    if names[0] not in ARCHITECTURES:
+        if config.get("is_encoder_decoder"):
+            raise ExitHeadError(f"{file}: {names[0]} is an encoder-decoder model; {_DECODERS}")
+        if wrapped := sorted(key for key in config if key in _WRAPPED):
+            raise ExitHeadError(
+                f"{file}: {names[0]} is a multimodal model, whose text model lies under "
+                f"{wrapped[0]}; {_DECODERS}"
+            )
+    known = architecture(names[0])
+    for field, least in (("num_hidden_layers", 2), ("hidden_size", 1), ("vocab_size", 1)):
+        value = config.get(field)
+        if type(value) is not int or value < least:
+            given = f"{field} {value!r}" if field in config else f"no {field}"
+            raise ExitHeadError(f"{file} has {given}; a target needs {least} or more")
+    return known
 
 
 @dataclass(frozen=True)

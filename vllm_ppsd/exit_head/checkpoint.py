@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vllm_ppsd.config.errors import ExitHeadError, problems
+from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig, Target
-from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
+from vllm_ppsd.exit_head.fingerprint import describe_target
+from vllm_ppsd.exit_head.target_files import model_folder
+from vllm_ppsd.files import open_tensors, read_model, reading, write_folder_whole
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -59,12 +58,13 @@ class ExitHeadFolder:
             ExitHeadError: names the file, field or tensor that is wrong.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise ExitHeadError(f"the exit head {folder} does not exist or is no folder")
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                raise ExitHeadError(f"the exit head {folder} holds no {name}")
-        head = cls(folder, _read_config(folder / CONFIG_FILE))
+        with reading(folder, ExitHeadError):
+            if not folder.is_dir():
+                raise ExitHeadError(f"the exit head {folder} does not exist or is no folder")
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                if not (folder / name).is_file():
+                    raise ExitHeadError(f"the exit head {folder} holds no {name}")
+        head = cls(folder, read_model(folder / CONFIG_FILE, ExitHeadConfig, ExitHeadError))
         head._check_tensors()
         return head
 
@@ -72,13 +72,20 @@ class ExitHeadFolder:
         """Return the sha256 of the weights' file."""
         return f"sha256:{hashlib.sha256((self.path / WEIGHTS_FILE).read_bytes()).hexdigest()}"
 
-    def check_target(self, model: str, revision: str | None = None) -> None:
+    def check_target(
+        self, model: str, revision: str | None = None, download_dir: str | None = None
+    ) -> None:
         """Refuse a target other than the one this head was made for.
+
+        Args:
+            model: the target; these are arguments of ``model_folder``.
+            revision: on the hub.
+            download_dir: where it is fetched to.
 
         Raises:
             ExitHeadError: names the first field that differs.
         """
-        actual = describe_target(model_folder(model, revision))
+        actual = describe_target(model_folder(model, revision, download_dir))
         for field in Target.model_fields:
             made_for, value = getattr(self.config.target, field), getattr(actual, field)
             if made_for != value:
@@ -89,18 +96,13 @@ class ExitHeadFolder:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Read all tensors."""
-        with safe_open(str(self.path / WEIGHTS_FILE), framework="pt") as file:
+        with open_tensors(self.path / WEIGHTS_FILE, ExitHeadError) as file:
             return {name: file.get_tensor(name) for name in file.keys()}
 
     def _check_tensors(self) -> None:
         weights = self.path / WEIGHTS_FILE
-        try:
-            with safe_open(str(weights), framework="pt") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ExitHeadError(
-                f"{weights} is truncated or no safetensors file: {error}"
-            ) from error
+        with open_tensors(weights, ExitHeadError) as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         layer_prefixes = tuple(f"layers.{i}." for i in range(self.config.num_layers))
         expected = expected_shapes(self.config)
         for name, shape in expected.items():
@@ -135,9 +137,8 @@ def save(
     folder = Path(path)
     if folder.exists():
         raise ExitHeadError(f"{folder} exists already; remove it or name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+
+    def write(staging: Path) -> None:
         (staging / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
@@ -145,17 +146,6 @@ def save(
         )
         for file in beside:
             shutil.copy(file, staging)
-        staging.chmod(0o755)
-        (staging / WEIGHTS_FILE).chmod(0o644)
         ExitHeadFolder.open(staging)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
-
-def _read_config(file: Path) -> ExitHeadConfig:
-    try:
-        return ExitHeadConfig.model_validate_json(file.read_text())
-    except ValidationError as error:
-        raise ExitHeadError(f"{file}: {problems(error, 'config')}") from None
+    write_folder_whole(folder, write)

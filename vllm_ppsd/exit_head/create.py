@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.architectures import check_head
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.config import ExitHeadConfig, HeadType, Target
 from vllm_ppsd.exit_head.dequantise import dequantised
-from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
+from vllm_ppsd.exit_head.fingerprint import describe_target
+from vllm_ppsd.exit_head.target_files import model_folder, weight_files
+from vllm_ppsd.files import open_tensors
 
 FINAL_NORM = "model.norm.weight"
 
@@ -126,7 +127,7 @@ def read_tensors(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
         ExitHeadError: they are quantised in a way that nothing here undoes.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
+    for path in weight_files(folder):
+        with open_tensors(path, ExitHeadError) as file:
             tensors |= {n: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}
     return dequantised(folder, tensors)

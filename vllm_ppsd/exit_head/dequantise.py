@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vllm_ppsd.config.errors import ExitHeadError
-from vllm_ppsd.exit_head.fingerprint import read_model_config
+from vllm_ppsd.exit_head.target_files import read_model_config
 
 _BLOCK_SCALE = ".weight_scale_inv"
 

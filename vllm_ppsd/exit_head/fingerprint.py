@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.config.errors import ExitHeadError
+from vllm_ppsd.exit_head.architectures import check_config
 from vllm_ppsd.exit_head.config import Target
+from vllm_ppsd.exit_head.target_files import CONFIG, read_model_config, weight_files
 
 SAMPLE_BYTES = 4096
 _SHAPE_FIELDS = (
@@ -29,42 +31,18 @@ _SHAPE_FIELDS = (
 )
 
 
-def model_folder(model: str, revision: str | None = None) -> Path:
-    """Return the local folder of a model: itself, or its snapshot from the hub.
-
-    Raises:
-        ExitHeadError: the model is neither a folder nor to be had.
-    """
-    path = Path(model)
-    if path.is_dir():
-        return path
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(model, revision=revision, allow_patterns=["*.safetensors", "*.json"])
-        )
-    except Exception as error:
-        raise ExitHeadError(
-            f"cannot read the weights of the target {model!r} to compare it with the "
-            f"exit head: {error}"
-        ) from error
-
-
 def fingerprint(folder: Path) -> str:
     """Return ``sha256:<hex>`` of a model folder with safetensors weights.
 
     Raises:
-        ExitHeadError: the folder holds no config or no safetensors weights.
+        ExitHeadError: the folder holds no config or no safetensors weights, or they are damaged.
     """
     digest = hashlib.sha256()
     config = read_model_config(folder)
     shape = {field: config.get(field) for field in _SHAPE_FIELDS}
     digest.update(json.dumps(shape, sort_keys=True).encode())
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ExitHeadError(f"the target {folder} holds no *.safetensors weights")
-    for name, entry, sample in sorted(s for file in files for s in _samples(file)):
+    samples = sorted(sample for file in weight_files(folder) for sample in _samples(file))
+    for name, entry, sample in samples:
         digest.update(name.encode() + entry.encode() + sample)
     return f"sha256:{digest.hexdigest()}"
 
@@ -73,50 +51,39 @@ def describe_target(folder: Path) -> Target:
     """Return the ``target`` entry of a head made for the model in ``folder``.
 
     Raises:
-        ExitHeadError: its config is missing or incomplete, or there are no weights.
+        ExitHeadError: PPSD does not know the model, or its weights cannot be read.
     """
     config = read_model_config(folder)
-    try:
-        return Target(
-            architecture=config["architectures"][0],
-            num_hidden_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            vocab_size=config["vocab_size"],
-            fingerprint=fingerprint(folder),
-        )
-    except KeyError as error:
-        raise ExitHeadError(f"{folder / 'config.json'} has no {error.args[0]}") from None
-
-
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's ``config.json``.
-
-    Raises:
-        ExitHeadError: there is none, or it is no JSON object.
-    """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ExitHeadError(f"cannot read the target's {file}: {error}") from error
-    if not isinstance(config, dict):
-        raise ExitHeadError(f"{file} is no JSON object")
-    return config
+    check_config(config, folder / CONFIG)
+    return Target(
+        architecture=config["architectures"][0],
+        num_hidden_layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        vocab_size=config["vocab_size"],
+        fingerprint=fingerprint(folder),
+    )
 
 
 def _samples(file: Path) -> list[tuple[str, str, bytes]]:
     """Return (name, dtype and shape, first bytes) of every tensor of a file."""
+    size = file.stat().st_size
     with file.open("rb") as stream:
         try:
             (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size:
+                raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(stream.read(length))
-        except (struct.error, ValueError) as error:
-            raise ExitHeadError(f"{file} is no safetensors file: {error}") from error
-        header.pop("__metadata__", None)
-        samples = []
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            stream.seek(8 + length + begin)
-            described = f"{entry['dtype']}{entry['shape']}"
-            samples.append((name, described, stream.read(min(SAMPLE_BYTES, end - begin))))
-    return samples
+            header.pop("__metadata__", None)
+            samples = []
+            for name, entry in header.items():
+                begin, end = entry["data_offsets"]
+                if 8 + length + end > size:
+                    raise ValueError(f"it ends before the tensor {name}")
+                stream.seek(8 + length + begin)
+                described = f"{entry['dtype']}{entry['shape']}"
+                samples.append((name, described, stream.read(min(SAMPLE_BYTES, end - begin))))
+        except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ExitHeadError(
+                f"{file} is truncated or no safetensors file ({error}); fetch or copy it again"
+            ) from None
+        return samples

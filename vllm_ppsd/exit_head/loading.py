@@ -17,7 +17,7 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.dequantise import dequantised, holds_floats
-from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.exit_head.target_files import model_folder
 
 _QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
 
@@ -109,7 +109,10 @@ def _untied_lm_head(vllm_config: VllmConfig) -> torch.Tensor:
             stored[name] = tensor
         if name == "lm_head.weight" and holds_floats(tensor):
             break
-    floats = dequantised(model_folder(model_config.model, model_config.revision), stored)
+    folder = model_folder(
+        model_config.model, model_config.revision, vllm_config.load_config.download_dir
+    )
+    floats = dequantised(folder, stored)
     if "lm_head.weight" not in floats:
         raise ExitHeadError(f"the target {model_config.model} holds no tensor lm_head.weight")
     return floats["lm_head.weight"].to(model_config.dtype)

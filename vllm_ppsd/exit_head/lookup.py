@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.exit_head.fingerprint import fingerprint
+from vllm_ppsd.exit_head.target_files import check_model, model_folder
 from vllm_ppsd.hooks.marks import METHOD
 
 HEAD_VARIABLE = "VLLM_PPSD_HEAD"
@@ -15,7 +16,11 @@ SHIPPED = Path(__file__).parent.parent / "heads"
 
 
 def find(
-    named: str | None, model: str, revision: str | None = None, stages: int = 2
+    named: str | None,
+    model: str,
+    revision: str | None = None,
+    stages: int = 2,
+    download_dir: str | None = None,
 ) -> ExitHeadFolder:
     """Return the exit head for ``model``.
 
@@ -26,13 +31,15 @@ def find(
         revision: the target's revision on the hub.
         stages: pipeline size. Of the shipped heads one that reads the later stages of such
             a pipeline comes before one that reads the exit's state alone.
+        download_dir: where the target is fetched to, see ``model_folder``.
 
     Raises:
-        ExitHeadError: there is no head for the model, or it is broken.
+        ExitHeadError: PPSD does not know the model, there is no head for it, or it is broken.
     """
+    check_model(model, revision, download_dir)
     if named not in (None, METHOD):
         return ExitHeadFolder.open(named)
-    folder = model_folder(model, revision)
+    folder = model_folder(model, revision, download_dir)
     if (folder / METHOD).is_dir():
         return ExitHeadFolder.open(folder / METHOD)
     if from_environment := os.environ.get(HEAD_VARIABLE):

@@ -13,6 +13,7 @@ from rich.table import Table
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.lookup import find
+from vllm_ppsd.exit_head.target_files import check_model
 from vllm_ppsd.planning.heads import ASSUMPTION, Choice, choices
 from vllm_ppsd.planning.model import Expected, draft_then_verify, tensor_parallel
 from vllm_ppsd.planning.plan import Plan, best_plain, between, plans_with_heads
@@ -61,8 +62,14 @@ def plan(
     """Print the ranked layouts, what they rest on, and the command of the best one.
 
     Raises:
-        PPSDConfigError: the profile is of another model, or the model cannot be split so.
+        PPSDConfigError: PPSD does not know the model, the profile is of another one, or the model
+            cannot be split so.
     """
+    if not check_model(model).transformer_heads and not head:
+        raise PPSDConfigError(
+            f"{model} takes no transformer heads yet, and a plan counts with one; make a lens head "
+            f"(`vllm-ppsd init-head {model} --exit-layer E -o HEAD`) and name it (`--head HEAD`)"
+        )
     shape = shape_of(model)
     made = find(head, model).config if head else assumed_head(shape)
     times = read_profile(profile) if profile else assumed_profile(model, shape, made)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.files import read_model
 
 
 class Parts(BaseModel):
@@ -107,12 +107,7 @@ def read_profile(path: Path) -> Profile:
     Raises:
         PPSDConfigError: there is no such file, or it is no profile.
     """
-    try:
-        return Profile.model_validate_json(path.read_text())
-    except OSError as error:
-        raise PPSDConfigError(f"cannot read the profile {path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise PPSDConfigError(f"{path} is no profile: {problems(error, 'profile')}") from None
+    return read_model(path, Profile)
 
 
 def assumed_profile(

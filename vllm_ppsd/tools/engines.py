@@ -14,6 +14,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from vllm_ppsd.config.cpu_binding import CORES, PARTITION, deal
 from vllm_ppsd.config.environment import environment
+from vllm_ppsd.exit_head.target_files import DUPLICATES
 
 T = TypeVar("T")
 
@@ -24,6 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "max_num_seqs": 16,
     # Several engines may share the machine; vLLM would take all memory for one.
     "kv_cache_memory_bytes": 2**29,
+    # The files that exit heads are made for, as PPSD's own engines have it.
+    "load_format": "hf",
+    "ignore_patterns": ["original/**/*", DUPLICATES],
     "seed": 0,
     "disable_log_stats": False,
     "enable_prefix_caching": False,

@@ -1,19 +1,16 @@
-"""Read prompts from JSONL files, one object a line, and put them in the chat template.
-
-A prompt is ``turns[0]``, ``prompt`` or ``instruction``, whichever a line has.
-"""
+"""Read prompts from JSONL files, one object a line, and put them in the chat template."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.files import read_json_lines, reading
+from vllm_ppsd.tools.prompt_rows import user_turn
 
-FIELDS = ("turns", "prompt", "instruction")
 OWN = Path(__file__).parent / "prompts.jsonl"
 """A few prompts that come with the package."""
 
@@ -35,16 +32,12 @@ def read_prompts(paths: Iterable[str | Path]) -> list[Prompt]:
     """Return the distinct prompts of JSONL files or folders of them, in order.
 
     Raises:
-        PPSDConfigError: a file is missing or empty, or a line is no prompt; names
+        PPSDConfigError: a file is missing, empty or no text, or a line is no prompt; names
             the file and the line.
     """
     prompts: dict[str, Prompt] = {}
     for path in _files(paths):
-        lines = [
-            _prompt(path, number, line)
-            for number, line in enumerate(_lines(path), start=1)
-            if line.strip()
-        ]
+        lines = [_prompt(path, number, row) for number, row in read_json_lines(path)]
         if not lines:
             raise PPSDConfigError(f"{path} holds no prompts: write one JSON object a line")
         for prompt in lines:
@@ -81,31 +74,16 @@ def chat_tokens(tokenizer: Any, text: str) -> list[int]:
 def _files(paths: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-        if not inside or not all(file.is_file() for file in inside):
-            raise PPSDConfigError(f"{path} is no prompt file and no folder with *.jsonl files")
+        with reading(path):
+            inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+            if not inside or not all(file.is_file() for file in inside):
+                raise PPSDConfigError(f"{path} is no prompt file and no folder with *.jsonl files")
         files += inside
     return files
 
 
-def _lines(path: Path) -> list[str]:
-    """Split at line feeds only: a JSON string may hold other line separators."""
-    return path.read_text(encoding="utf-8").split("\n")
-
-
-def _prompt(path: Path, number: int, line: str) -> Prompt:
+def _prompt(path: Path, number: int, row: Any) -> Prompt:
     try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise PPSDConfigError(f"{path}, line {number}: no JSON: {error}") from None
-    value: Any = None
-    if isinstance(row, dict):
-        value = next((row[field] for field in FIELDS if row.get(field)), None)
-    if isinstance(value, list):
-        value = value[0]
-    if not isinstance(value, str) or not value.strip():
-        raise PPSDConfigError(
-            f"{path}, line {number}: no prompt; one of the fields {', '.join(FIELDS)} "
-            "must hold text"
-        )
-    return Prompt(value, path.stem)
+        return Prompt(user_turn(row), path.stem)
+    except ValueError as error:
+        raise PPSDConfigError(f"{path}, line {number}: no prompt: {error}") from None

@@ -12,7 +12,7 @@ from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.create import initial_tensors, read_tensors, zero_projections
-from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary
 from vllm_ppsd.training.packing import PACKED

@@ -8,7 +8,8 @@ from vllm_ppsd.config.errors import TrainingError, problems
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.create import head_config
-from vllm_ppsd.exit_head.fingerprint import describe_target, model_folder
+from vllm_ppsd.exit_head.fingerprint import describe_target
+from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.tools.prompts import read_prompts
 from vllm_ppsd.training.build import untrained
 from vllm_ppsd.training.dataset import cached_layers

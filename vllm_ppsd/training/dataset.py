@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from vllm_ppsd.config.errors import TrainingError
+from vllm_ppsd.files import open_tensors
 from vllm_ppsd.training.states import TARGET, exit_name
 
 
@@ -94,7 +94,7 @@ class StateSet:
         layers = cached_layers(exit_layer, deeper_layers)
         self.documents: list[Place] = []
         for path in sorted((folder / TARGET).glob("*.safetensors"))[:shards]:
-            file: Any = safe_open(str(path), framework="pt")
+            file = open_tensors(path, TrainingError)
             self.documents += _places(len(self._files), file)
             cached = [_open_states(folder, layer, path.name) for layer in layers]
             self._files.append((file, cached))
@@ -203,7 +203,7 @@ def _open_states(folder: Path, layer: int, name: str) -> Any:
     path = folder / exit_name(layer) / name
     if not path.is_file():
         raise TrainingError(f"{path} is missing: the states of layer {layer} are not cached")
-    return safe_open(str(path), framework="pt")
+    return open_tensors(path, TrainingError)
 
 
 def _places(shard: int, file: Any) -> list[Place]:

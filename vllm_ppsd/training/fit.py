@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from vllm_ppsd.config.errors import TrainingError
-from vllm_ppsd.files import write_whole
+from vllm_ppsd.files import read_json_lines, reading, write_whole
 from vllm_ppsd.tools.progress import Bar, progress
 from vllm_ppsd.training.acceptance import Validation, validate
 from vllm_ppsd.training.dataset import Batch, StateSet
@@ -116,7 +117,7 @@ class Fit:
                 if self._at.step % self._settings.validate_every == 0 or last:
                     self._validate()
                     self._save()
-        best = torch.load(self._folder / BEST, weights_only=True)
+        best = _load(self._folder / BEST)
         self._bare.load_state_dict(best)
         return self._validation()
 
@@ -230,12 +231,27 @@ class Fit:
         if not last.is_file():
             (self._folder / LOG).unlink(missing_ok=True)
             return
-        state = torch.load(last, weights_only=True, map_location=self._accelerator.device)
+        state = _load(last, self._accelerator.device)
         self._bare.load_state_dict(state["head"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self._at = Progress(**state["at"])
         _cut_log(self._folder / LOG, self._at.step)
+
+
+def _load(path: Path, device: torch.device | None = None) -> Any:
+    """Return a checkpoint.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    with reading(path, TrainingError):
+        try:
+            return torch.load(path, weights_only=True, map_location=device)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise TrainingError(
+                f"the checkpoint {path} is damaged ({error}); remove {path.parent} to train anew"
+            ) from error
 
 
 def _groups(head: TrainableHead, rate: float) -> list[dict[str, Any]]:
@@ -252,7 +268,7 @@ def _groups(head: TrainableHead, rate: float) -> list[dict[str, Any]]:
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """Forget lines of steps that the last checkpoint does not hold."""
-    lines = path.read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept))
+    """Forget lines of steps that the last checkpoint does not hold, and one that was cut off."""
+    lines = [line for _, line in read_json_lines(path, TrainingError, ended=True)]
+    kept = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
+    write_whole(path, lambda file: file.write_text(kept))

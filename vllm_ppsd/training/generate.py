@@ -20,7 +20,9 @@ from transformers import AutoConfig
 
 from vllm_ppsd.config.cpu_binding import CORES
 from vllm_ppsd.config.errors import TrainingError
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.exit_head.fingerprint import fingerprint
+from vllm_ppsd.exit_head.target_files import model_folder
+from vllm_ppsd.files import read_json_lines
 from vllm_ppsd.tools.progress import progress
 from vllm_ppsd.tools.prompts import Prompt, chat_tokens, read_prompts
 from vllm_ppsd.training.recipe import Recipe
@@ -63,9 +65,18 @@ def write_documents(documents: Sequence[Document], path: Path) -> None:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Read what ``write_documents`` wrote."""
-    for line in path.read_text().splitlines():
-        yield Document(**json.loads(line))
+    """Read what ``write_documents`` wrote.
+
+    Raises:
+        TrainingError: names the file and the line that holds no document.
+    """
+    for number, row in read_json_lines(path, TrainingError):
+        try:
+            yield Document(**row)
+        except TypeError:
+            raise TrainingError(
+                f"{path}, line {number}: no document; remove the file, and it is written again"
+            ) from None
 
 
 def generate(recipe: Recipe, work: Path, device: torch.device) -> None:

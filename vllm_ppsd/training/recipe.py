@@ -17,6 +17,7 @@ from pydantic import (
 
 from vllm_ppsd.config.errors import TrainingError, problems
 from vllm_ppsd.exit_head.config import HeadType
+from vllm_ppsd.files import read_yaml
 
 
 class _Part(BaseModel):
@@ -172,10 +173,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         TrainingError: names the file and the field that is wrong.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise TrainingError(f"the recipe {path} cannot be read: {error}") from None
+    content = read_yaml(path, TrainingError)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

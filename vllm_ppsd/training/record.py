@@ -10,11 +10,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.costs import ideal_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.files import read_json_lines, read_json_object, read_yaml
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.fit import LOG
 from vllm_ppsd.training.recipe import Recipe
@@ -59,17 +59,17 @@ def ancestry(head: ExitHeadFolder) -> dict[str, Any]:
     recipe, origin = head.path / RECIPE, head.path / ORIGIN
     return {
         "weights": head.digest(),
-        "recipe": yaml.safe_load(recipe.read_text()) if recipe.is_file() else None,
-        "origin": json.loads(origin.read_text()) if origin.is_file() else None,
+        "recipe": read_yaml(recipe, TrainingError) if recipe.is_file() else None,
+        "origin": read_json_object(origin, TrainingError) if origin.is_file() else None,
     }
 
 
 def write_log(logs: Sequence[Path], path: Path) -> None:
     """Write the logs of all rounds as one, with the round in each line."""
     lines = [
-        json.dumps({"round": number} | json.loads(line)) + "\n"
+        json.dumps({"round": number} | line) + "\n"
         for number, log in enumerate(logs, start=1)
-        for line in log.read_text().splitlines()
+        for _, line in read_json_lines(log, TrainingError)
     ]
     path.write_text("".join(lines))
 
@@ -86,7 +86,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [line for _, line in read_json_lines(log, TrainingError)]
     steps = {line["round"]: line["steps"] for line in lines}
     starts = dict(zip(steps, accumulate(steps.values(), initial=0), strict=False))
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))

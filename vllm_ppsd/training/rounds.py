@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.files import write_whole
+from vllm_ppsd.files import read_json_object, read_text, write_whole
 from vllm_ppsd.training.recipe import Recipe
 
 RECIPE, ORIGIN = "recipe.yaml", "origin.json"
@@ -37,8 +36,7 @@ class RoundRun:
     @property
     def origin(self) -> dict[str, Any]:
         """What the round's head was made of, once it is there."""
-        values: dict[str, Any] = json.loads((self.folder / ORIGIN).read_text())
-        return values
+        return read_json_object(self.folder / ORIGIN, TrainingError)
 
     def begin(self) -> bool:
         """Record the recipe; return whether anything is left to do.
@@ -52,7 +50,7 @@ class RoundRun:
         file = self.folder / RECIPE
         if not file.is_file():
             write_whole(file, lambda path: path.write_text(record))
-        elif file.read_text() != record:
+        elif read_text(file, TrainingError) != record:
             raise TrainingError(
                 f"{self.folder} holds a run of another recipe, or from another head; remove it "
                 "or name another output folder"

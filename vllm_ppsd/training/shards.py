@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ppsd.config.errors import TrainingError
-from vllm_ppsd.files import write_whole
+from vllm_ppsd.files import read_json_object, write_whole
 
 MANIFEST = "manifest.json"
 
@@ -33,7 +33,7 @@ class Shards:
         manifest = folder / MANIFEST
         wanted = json.loads(json.dumps(settings))
         if manifest.is_file():
-            made = json.loads(manifest.read_text())
+            made = read_json_object(manifest, TrainingError)
             differing = [key for key in wanted | made if wanted.get(key) != made.get(key)]
             if differing:
                 key = differing[0]

