@@ -65,3 +65,13 @@ def _record_logits(worker) -> None:
 
 def _recorded_logits(worker) -> dict[int, torch.Tensor]:
     return getattr(worker, "seen", {})
+
+
+@pytest.mark.long
+def test_a_compiled_target_may_hand_over_no_residual(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "granite", "granite")
+    init_head(str(model), model / "ppsd", exit_layer=EXIT_LAYER, head_type="transformer")
+    with e.engine(model, ppsd={}, dtype="float32", enforce_eager=False) as llm:
+        expected = Reference(model).greedy(PROMPT, TOKENS)
+        assert e.generate(llm, PROMPT, e.params(TOKENS)).tokens == expected
+        e.assert_drafted(llm)
