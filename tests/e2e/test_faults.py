@@ -35,7 +35,9 @@ SOON = 10
 def test_a_stage_raises(tiny_llama: Path, stage: int):
     prompt = {"prompt_token_ids": list(range(5, 25))}
     with engine(tiny_llama, stages=3, ppsd={}, worker_extension_cls=BREAKABLE) as llm:
-        workers = psutil.Process().children(recursive=True)
+        family = psutil.Process().children(recursive=True)
+        workers = [child for child in family if "Worker_PP" in " ".join(child.cmdline())]
+        assert len(workers) == 3
         assert llm.generate([prompt], params(8), use_tqdm=False)[0].finished
         llm.collective_rpc("break_stage", args=(stage,))
         for _ in range(2):
@@ -43,7 +45,7 @@ def test_a_stage_raises(tiny_llama: Path, stage: int):
             with pytest.raises(RuntimeError, match=f"stage {stage}: KeyError: '{MESSAGE}'"):
                 llm.generate([prompt], params(8), use_tqdm=False)
             assert time.monotonic() - began < SOON
-    assert_gone([w for w in workers if "Worker_PP" in " ".join(w.cmdline())], SOON)
+    assert_gone(workers, SOON)
 
 
 @pytest.mark.long
