@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.heads import write_lens
 from support.tiny import make_tiny_model
 from transformers import GPT2Config
@@ -18,6 +20,8 @@ from vllm_ppsd.config.entry import SCHEDULER_CLS, WORKER_CLS
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head import checkpoint, lookup
+from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.create import describe_target, init_head
 from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE
 from vllm_ppsd.plugin import register
 
@@ -161,11 +165,6 @@ def test_an_unknown_model_is_refused_even_without_a_head(tmp_path: Path):
         refused(arguments, "GPT2LMHeadModel is not supported yet; PPSD knows")
 
 
-def test_a_model_of_the_transformers_backend_is_refused(tiny_llama: Path):
-    arguments = engine(tiny_llama, model_impl="transformers", speculative_config={"method": "ppsd"})
-    refused(arguments, "TransformersForCausalLM is not supported yet")
-
-
 def test_a_damaged_record_is_refused_before_weights_load(tiny_llama: Path, tmp_path: Path):
     options = record_of(tmp_path, '{"prompt_token_ids": [1]}\n')
     refused(engine(tiny_llama, speculative_config=options), r"record\.jsonl, line 1: ")
@@ -266,6 +265,31 @@ def test_another_architectures_head_is_refused(tiny_llama: Path, tmp_path: Path)
     other = make_tiny_model(tmp_path / "other", "qwen3")
     options = {"method": "ppsd", "model": str(tiny_llama / "ppsd")}
     refused(engine(other, speculative_config=options), "target.architecture")
+
+
+def test_a_head_that_the_architecture_takes_not_is_refused(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "model", "qwen3_moe")
+    init_head(str(model), model / "ppsd", exit_layer=3)
+    (model / "ppsd" / "config.json").write_text(
+        ExitHeadConfig(
+            head_type="transformer", exit_layer=3, num_layers=1, target=describe_target(model)
+        ).model_dump_json()
+    )
+    tensors = load_file(model / "ppsd" / "model.safetensors")
+    tensors["layers.0.mlp.gate.weight"] = torch.zeros(4, 128)
+    save_file(tensors, model / "ppsd" / "model.safetensors")
+    refused(engine(model, speculative_config={"method": "ppsd"}), "takes no transformer heads")
+
+
+def test_the_transformers_backend_is_for_lens_heads_in_pipelines(tiny_llama: Path, tmp_path: Path):
+    head = str(tmp_path / "head")
+    init_head(str(tiny_llama), head, exit_layer=3, head_type="transformer")
+    options = {"method": "ppsd", "model": head}
+    theirs = {"model_impl": "transformers", "speculative_config": options}
+    refused(engine(tiny_llama, **theirs), "Transformers backend, of whose layers")
+    options["model"] = str(tiny_llama / "ppsd")
+    config_of(engine(tiny_llama, **theirs))
+    refused(engine(tiny_llama, 1, **theirs), "not supported on one device yet")
 
 
 def test_a_synthetic_drafter_without_its_record_is_refused(tiny_llama: Path):

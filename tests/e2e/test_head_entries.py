@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,26 @@ import torch
 from support import engine as e
 from support.tiny import make_tiny_model
 
-from vllm_ppsd.exit_head import module
+from vllm_ppsd.exit_head.architectures import ARCHITECTURES
 from vllm_ppsd.exit_head.create import init_head
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "qwen3", pytest.param("phi3", marks=pytest.mark.long)]
+)
 def test_entries_are_those_of_the_whole_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ):
     model = make_tiny_model(tmp_path / family, family)
-    init_head(str(model), model / "ppsd", exit_layer=3, head_type="transformer", num_layers=2)
+    head = init_head(
+        str(model), model / "ppsd", exit_layer=3, head_type="transformer", num_layers=2
+    )
     lean = entries(model)
-    monkeypatch.setattr(module, "ENTRIES_ALONE", ())
+    name = head.target.architecture
+    assert ARCHITECTURES[name].entries_alone
+    monkeypatch.setitem(ARCHITECTURES, name, replace(ARCHITECTURES[name], entries_alone=False))
     whole = entries(model)
     assert len(lean) == 2
     for ours, theirs in zip(lean, whole, strict=True):

@@ -46,11 +46,32 @@ def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path)
             check(mix, drive(llm, mix), expected)
         e.assert_drafted(llm)
         assert e.preemptions(llm) > 0
+        llm.collective_rpc("set_synthetic_acceptance", args=(0.7,))
+        check_with_resets(llm, mixes[:2], expected)
         llm.collective_rpc("set_synthetic_acceptance", args=(0.0,))
         for trap, victim in traps:
             drive(llm, [trap])
             assert drive(llm, [victim]) == {victim.name: caught[victim.name]}
         assert e.prefix_cache_hits(llm) > 0
+
+
+@pytest.mark.long
+def test_a_reset_of_running_requests_with_three_ticks_in_flight(tiny_llama: Path, tmp_path: Path):
+    mixes = [random_mix(seed, SIZE) for seed in SEEDS]
+    expected: dict[str, Got] = {}
+    with e.engine(tiny_llama, ppsd=e.PLAIN, **OPTIONS, **PRIORITIES) as plain:
+        for mix in mixes:
+            expected |= drive(plain, stay(mix))
+    record = tmp_path / "record.jsonl"
+    write_record(record, recorded(mixes, expected))
+    ppsd = {
+        "synthetic_drafter": {"record": str(record), "acceptance": 0.7},
+        "load_adaptive": False,
+        "num_speculative_tokens": 3,
+    }
+    with e.engine(tiny_llama, ppsd=ppsd, **OPTIONS, **PRIORITIES) as llm:
+        check_with_resets(llm, mixes, expected)
+        e.assert_drafted(llm)
 
 
 def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Path):
@@ -65,6 +86,7 @@ def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Pat
     with e.engine(tiny_llama, stages=1, ppsd=drafting, **OPTIONS, **PRIORITIES) as llm:
         for mix in mixes:
             check(mix, drive(llm, mix), expected)
+        check_with_resets(llm, mixes[:1], expected)
         e.assert_drafted(llm)
         assert e.preemptions(llm) > 0
         assert e.prefix_cache_hits(llm) > 0
@@ -85,6 +107,23 @@ def plain_runs(plain) -> tuple[list[list[Asked]], dict[str, Got]]:
     for mix in mixes[1:]:
         expected |= drive(plain, stay(mix))
     return mixes, expected
+
+
+def check_with_resets(llm, mixes: Sequence[Sequence[Asked]], expected: dict[str, Got]) -> None:
+    """Reset the prefix cache while requests run, as an update of the weights does.
+
+    vLLM drops what is in flight, and the requests enter again in the same step.
+    """
+    before = e.preemptions(llm)
+    longest = max(stay(mixes[0]), key=lambda asked: len(expected[asked.name].tokens[0]))
+    alone = [replace(longest, arrives=0)]
+    for step in range(1, 28):
+        resets = {step} if step % 2 else {step, step + 1, step + 3}
+        check(alone, drive(llm, alone, resets), expected)
+    for number, mix in enumerate(mixes):
+        resets = set(random.Random(number).sample(range(90), 20))
+        check(mix, drive(llm, mix, resets), expected)
+    assert e.preemptions(llm) - before > 50
 
 
 def plain_traps(plain) -> tuple[list[tuple[Asked, Asked]], dict[str, Got]]:

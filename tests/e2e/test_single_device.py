@@ -20,7 +20,13 @@ DRAFTS = 3
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("llama", "transformer"), ("qwen2", "lens"), ("qwen3", "transformer")]
+    ("family", "kind"),
+    [
+        ("llama", "transformer"),
+        ("qwen2", "lens"),
+        ("qwen3", "transformer"),
+        pytest.param("phi3", "transformer", marks=pytest.mark.long),
+    ],
 )
 def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str):
     model = make_tiny_model(tmp_path / family, family)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.tiny import make_tiny_model
 
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
@@ -103,6 +104,13 @@ def test_a_transformer_head_needs_its_layers(tiny_llama: Path, tmp_path: Path):
     assert "layers.1.self_attn.q_proj.weight" in names
     edit(folder, num_layers=3)
     refused(folder, r"misses the tensors layers.2.\*")
+
+
+def test_targets_with_experts_take_no_transformer_heads(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "model", "qwen3_moe")
+    init_head(str(model), tmp_path / "lens", exit_layer=3)
+    with pytest.raises(ExitHeadError, match="Qwen3MoeForCausalLM takes no transformer heads"):
+        init_head(str(model), tmp_path / "head", exit_layer=3, head_type="transformer")
 
 
 def test_an_existing_folder_is_not_overwritten(head: Path):

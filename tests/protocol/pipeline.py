@@ -78,11 +78,26 @@ class Pipeline:
             return
         flight = request.flight
         final = self.book.cacheable(request.id, flight.computed - flight.unverified)
-        request.cached = self.rng.randint(0, min(final, len(request.path) - 1))
+        self._restart(request, self.rng.randint(0, min(final, len(request.path) - 1)))
+        request.drops &= flight.stale > 0
+        self.counts["preemptions"] += 1
+
+    def reset(self) -> None:
+        """As vLLM's ``reset_prefix_cache``: what is in flight is dropped, not waited for."""
+        for request in self.requests.values():
+            request.cached = 0
+            if not request.blocks or request.preempted:
+                continue
+            self._restart(request, 0)
+            request.drops = True
+            self.counts["resets"] += 1
+            self.counts["dropped lanes"] += request.flight.stale > 0
+
+    def _restart(self, request: Request, cached: int) -> None:
+        flight = request.flight
         self.book.restart(request.id)
         request.flight = Flight(0, 0, flight.in_flight, flight.in_flight)
-        request.blocks, request.preempted = False, True
-        self.counts["preemptions"] += 1
+        request.blocks, request.preempted, request.cached = False, True, cached
 
     def schedule(self) -> bool:
         if self.in_flight >= self.queue_size:
@@ -92,7 +107,7 @@ class Pipeline:
         known, new, shapes = {}, {}, {}
         for request in self.requests.values():
             flight = request.flight
-            if request.preempted and flight.stale:
+            if request.preempted and flight.stale and not request.drops:
                 continue
             request.preempted = False
             if len(request.output) + flight.unverified >= request.length:
@@ -183,13 +198,13 @@ class Pipeline:
         )
         outcome = verdict.outcomes.get(request.id)
         assert outcome is not None or stale or not lane.samples, "a lane that counts is lost"
-        if outcome is not None:
+        if outcome is not None and not (stale and request.drops):
             request.append(outcome.tokens)
             if not stale:
                 flight = replace(flight, unverified=flight.unverified - len(outcome.tokens))
                 self.book.judge(lane, outcome)
             if outcome.missed and not stale and flight.unverified:
-                flight = flush(flight)
+                flight, request.drops = flush(flight), False
             self.counts["outcomes"] += 1
             self.counts["hits"] += outcome.accepted
             self.counts["misses"] += outcome.missed
@@ -223,12 +238,14 @@ class Pipeline:
     # Random moves ----------------------------------------------------------
 
     def disturb(self) -> None:
-        """Preempt or abort a request, perhaps."""
+        """Preempt or abort a request, or reset all, perhaps."""
         settings, rng = self.settings, self.rng
         if not self.requests:
             return
         if rng.random() < settings.preempt:
             self.preempt(rng.choice(list(self.requests.values())))
+        if rng.random() < settings.reset:
+            self.reset()
         if rng.random() < settings.abort:
             request_id = rng.choice(list(self.requests))
             self.abort(request_id)

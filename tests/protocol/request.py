@@ -26,6 +26,7 @@ class Settings:
         hold: share of the ticks that a decoding request is kept out of, as a policy may.
         no_draft: share of the lanes of decoding requests behind which nothing is drafted.
         preempt: how often a move is a preemption.
+        reset: how often a move resets the prefix cache, and with it all running requests.
         abort: how often a move is an abort; half of the names are in use again at once.
         block_size: of the key/value cache.
         lags: of the stages whose states stage 0 reads.
@@ -43,6 +44,7 @@ class Settings:
     hold: float = 0.0
     no_draft: float = 0.0
     preempt: float = 0.0
+    reset: float = 0.0
     abort: float = 0.0
     block_size: int = 4
     lags: tuple[int, ...] = ()
@@ -50,7 +52,12 @@ class Settings:
 
 @dataclass(eq=False)
 class Request:
-    """The scheduler's view of a request. ``path`` is the true entries of its tokens."""
+    """The scheduler's view of a request.
+
+    Attributes:
+        path: the true entries of its tokens.
+        drops: whether what stale lanes deliver is dropped: the request has entered again already.
+    """
 
     id: str
     prompt: list[int]
@@ -59,6 +66,7 @@ class Request:
     flight: Flight = field(default_factory=lambda: Flight(0, 0, 0))
     blocks: bool = False
     preempted: bool = False
+    drops: bool = False
     drafted: bool = True
     cached: int = 0
 

@@ -64,6 +64,27 @@ def test_preemption_keeps_output(depth: int, hold: float, no_draft: float):
     assert preemptions > 60
 
 
+@pytest.mark.parametrize(("hold", "no_draft"), [(0.0, 0.0), (0.3, 0.4)])
+@pytest.mark.parametrize("depth", range(1, 9))
+def test_reset_of_running_requests_keeps_output(depth: int, hold: float, no_draft: float):
+    dropped = 0
+    for seed in range(60):
+        pipeline = make(
+            seed,
+            1 + seed % 3,
+            stages=2 + seed % 4,
+            depth=depth,
+            acceptance=(0.0, 0.6, 1.0)[seed % 3],
+            hold=hold,
+            no_draft=no_draft,
+            preempt=0.02,
+            reset=0.1,
+        )
+        run(pipeline, disturbed=260)
+        dropped += pipeline.counts["dropped lanes"]
+    assert dropped > 60
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_abort_leaves_the_others_alone_and_nothing_behind(depth: int):
     for seed in range(60):
@@ -120,6 +141,7 @@ def test_what_a_multi_depth_head_reads(depth: int, lags: tuple[int, ...]):
             hold=0.2,
             no_draft=0.2,
             preempt=0.02,
+            reset=0.02,
             lags=lags,
         )
         run(pipeline, disturbed=200)

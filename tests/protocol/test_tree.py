@@ -25,6 +25,8 @@ def test_output_is_the_models_and_no_stale_entry_is_read(group: int):
         "copies",
         "pruned",
         "preemptions",
+        "resets",
+        "dropped lanes",
         "aborts",
         "names used again",
     ):

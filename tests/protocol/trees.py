@@ -26,6 +26,7 @@ def random_tree(seed: int) -> Pipeline:
         hold=rng.choice([0.0, 0.0, 0.3]),
         no_draft=rng.choice([0.0, 0.0, 0.2]),
         preempt=rng.choice([0.0, 0.0, 0.05]),
+        reset=rng.choice([0.0, 0.0, 0.05]),
         abort=rng.choice([0.0, 0.0, 0.03]),
         block_size=rng.choice([1, 2, 4, 8]),
     )

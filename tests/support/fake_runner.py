@@ -10,12 +10,18 @@ from typing import Any
 
 import torch
 from vllm import SamplingParams
+from vllm.sequence import IntermediateTensors
 
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.protocol import Draft, Lane, Tick
 from vllm_ppsd.runner.port import Batch
 
 HIDDEN = 4
+
+
+def states_of(tokens: int, *names: str) -> IntermediateTensors:
+    """Return what a stage hands over: ones under each name."""
+    return IntermediateTensors({name: torch.ones(tokens, HIDDEN) for name in names})
 
 
 class FakePort:
@@ -35,8 +41,8 @@ class FakePort:
     def model(self) -> Any:
         return None
 
-    def empty_states(self, tokens: int) -> dict[str, torch.Tensor]:
-        return {name: torch.zeros(tokens, HIDDEN) for name in ("hidden_states", "residual")}
+    def empty_states(self, tokens: int) -> IntermediateTensors:
+        return states_of(tokens, "hidden_states", "residual")
 
     def prompt_token_ids(self, request_id: str) -> list[int]:
         return self._prompt
@@ -63,8 +69,10 @@ class FakeDrafter:
 
     def __init__(self) -> None:
         self.wanted: list[list[Wanted]] = []
+        self.states: list[ExitStates] = []
 
     def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Any:
+        self.states.append(states)
         self.wanted.append(list(wanted))
         return [Draft(100 + one.position) for one in wanted]
 
@@ -72,7 +80,7 @@ class FakeDrafter:
         pass
 
     def warm_up(self, states: ExitStates) -> None:
-        pass
+        self.states.append(states)
 
 
 class FakeChannel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 VOCABULARY = range(3, 512)
-CHOICES = ["t5 t6 t7 t8", "t5 t9", "t11 t12 t13"]
+CHOICES = ["t5t6t7t8", "t5t9", "t11t12t13"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,14 @@ def random_mix(
     return [_asked(rng, f"{seed}-{number}", heads, one_device) for number in range(size)]
 
 
-def drive(llm: Any, mix: Sequence[Asked]) -> dict[str, Got]:
-    """Add and abort requests at their steps, until all have left; return what came."""
+def drive(llm: Any, mix: Sequence[Asked], resets: Container[int] = ()) -> dict[str, Got]:
+    """Add and abort requests at their steps, until all have left; return what came.
+
+    Args:
+        llm: the engine.
+        mix: the requests.
+        resets: steps before which the prefix cache is reset, and all running requests with it.
+    """
     core = llm.llm_engine
     seen: dict[str, list[list[int]]] = {asked.name: [] for asked in mix}
     finished: set[str] = set()
@@ -80,6 +86,8 @@ def drive(llm: Any, mix: Sequence[Asked]) -> dict[str, Got]:
             seen[asked.name] = [[] for _ in range(asked.sampling.n)]
             if asked.leaves is not None:
                 staying[asked.name] = asked.leaves
+        if step in resets:
+            core.reset_prefix_cache(reset_running_requests=True)
         for output in core.step():
             for completion in output.outputs:
                 seen[output.request_id][completion.index] += completion.token_ids

@@ -14,7 +14,10 @@ class Reference:
     """A target without any engine around it."""
 
     def __init__(self, model: Path) -> None:
-        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        # Other implementations of attention leave out caps of its logits.
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], tokens: int) -> list[int]:
@@ -30,6 +33,38 @@ class Reference:
             eos_token_id=None,
         )
         return list(found[0, len(prompt) :].tolist())
+
+    @torch.inference_mode()
+    def logits(self, tokens: Sequence[int], layers: int) -> torch.Tensor:
+        """Return what the target says behind every token with no more than its first layers.
+
+        An exit head that nobody trained says the same.
+
+        Returns:
+            [tokens, vocabulary].
+        """
+        decoder = self._model.model
+        whole = decoder.layers
+        decoder.layers = whole[:layers]
+        try:
+            logits: torch.Tensor = self._model(torch.tensor([list(tokens)]), use_cache=False).logits
+        finally:
+            decoder.layers = whole
+        return logits[0]
+
+    @torch.inference_mode()
+    def logits_of(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [tokens, vocabulary], of the last layer's states, [tokens, hidden]."""
+        decoder = self._model.model
+        handle = decoder.layers[-1].register_forward_hook(
+            lambda _, __, output: (states[None],) if isinstance(output, tuple) else states[None]
+        )
+        try:
+            tokens = torch.zeros(1, len(states), dtype=torch.int64)
+            logits: torch.Tensor = self._model(tokens, use_cache=False).logits
+        finally:
+            handle.remove()
+        return logits[0]
 
     @torch.inference_mode()
     def second_token(self, prompt: Sequence[int]) -> torch.Tensor:

@@ -1,30 +1,60 @@
-"""Tiny random models of the supported architectures, with a word-level tokenizer."""
+"""Tiny random models of the supported architectures and others, with a word-level tokenizer."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+import transformers
+from transformers import AutoModelForCausalLM
 
 VOCAB_SIZE = 512
 NUM_LAYERS = 6
-FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_local_experts": 4}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    # name: its config class, and what this is told besides sizes
+    "llama": ("LlamaConfig", {}),
+    "mistral": ("MistralConfig", {}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen3": ("Qwen3Config", {}),
+    "ernie4_5": ("Ernie4_5Config", {}),
+    "gemma": ("GemmaConfig", {}),
+    "gemma2": (
+        "Gemma2Config",
+        {"query_pre_attn_scalar": 32, "sliding_window": 16, "final_logit_softcapping": 10.0},
+    ),
+    "gemma3": ("Gemma3TextConfig", {"query_pre_attn_scalar": 32, "sliding_window": 16}),
+    "glm4": ("Glm4Config", {}),
+    "granite": (
+        "GraniteConfig",
+        {
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 4.0,
+        },
+    ),
+    "granite_moe": (
+        "GraniteMoeConfig",
+        {"attention_multiplier": 0.1, "logits_scaling": 4.0, **_EXPERTS},
+    ),
+    "ministral3": ("Ministral3Config", {}),
+    "mixtral": ("MixtralConfig", _EXPERTS),
+    "olmoe": ("OlmoeConfig", {"num_experts": 4, **_EXPERTS}),
+    "phi3": ("Phi3Config", {"original_max_position_embeddings": 512}),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {"num_experts": 4, "shared_expert_intermediate_size": 64, **_EXPERTS},
+    ),
+    "qwen3_moe": ("Qwen3MoeConfig", _EXPERTS),
+    "smollm3": ("SmolLM3Config", {}),
 }
+_ADDED = ("o_proj.weight", "down_proj.weight", "down_proj", "output_linear.weight")
+"""What a layer's attention and MLP or experts end in."""
+_NORMED = ("gemma2", "gemma3")
+"""What their layers add is normed by 1 + weight first, and little beside their embeddings."""
 
 
 def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bool = True) -> Path:
@@ -33,9 +63,9 @@ def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bo
     The last layers add little to the residual stream, so that an untrained exit
     head is sometimes right and sometimes wrong.
     """
-    config_class, model_class = FAMILIES[family]
+    config_class, special = FAMILIES[family]
     torch.manual_seed(seed)
-    config = config_class(
+    config = getattr(transformers, config_class)(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
         intermediate_size=256,
@@ -49,12 +79,17 @@ def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bo
         eos_token_id=2,
         pad_token_id=0,
         initializer_range=0.2,
+        **special,
     )
-    model = model_class(config)
+    model: Any = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
-        for layer in model.model.layers[NUM_LAYERS // 2 :]:
-            layer.self_attn.o_proj.weight.mul_(0.25)
-            layer.mlp.down_proj.weight.mul_(0.25)
+        for number, layer in enumerate(model.model.layers):
+            late = number >= NUM_LAYERS // 2
+            for name, weight in layer.named_parameters():
+                if family in _NORMED and name.startswith("post_"):
+                    weight.add_(4 if late else 8)
+                elif late and name.endswith(_ADDED):
+                    weight.mul_(0.25)
     model.save_pretrained(folder)
     _write_tokenizer(folder)
     return folder

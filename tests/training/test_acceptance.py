@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vllm_ppsd.exit_head.architectures import LogitsShape
 from vllm_ppsd.training.acceptance import Sampled, judge_sampled
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.loss import DraftVocabulary
@@ -19,8 +20,9 @@ P = torch.tensor([0.5, 0.3, 0.2])
 class Head(torch.nn.Module):
     """Gives every row the same logits over its vocabulary."""
 
-    def __init__(self, probabilities: torch.Tensor):
+    def __init__(self, probabilities: torch.Tensor, shape: LogitsShape):
         super().__init__()
+        self.shape = shape
         self.lm_head = torch.zeros(len(probabilities), 3)
         self._logits = probabilities.log()
         self.config = SimpleNamespace(target=SimpleNamespace(vocab_size=3))
@@ -30,14 +32,18 @@ class Head(torch.nn.Module):
 
 
 def judged(
-    q: torch.Tensor, token_ids: torch.Tensor | None = None, temperature: float = 1.0
+    q: torch.Tensor,
+    token_ids: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    scale: float = 1.0,
 ) -> Sampled:
     rows = torch.arange(ROWS)
     nothing = torch.zeros(ROWS, 1)
     # With a unit matrix for an LM head, the final state is the logits; it may be padded.
     batch = Batch(nothing, (ROWS,), rows, rows, nothing, nothing, P.log().repeat(ROWS, 1))
     vocabulary = DraftVocabulary(token_ids, 3)
-    return judge_sampled(Head(q), [batch], vocabulary, torch.eye(4, 3), temperature)
+    head = Head(q, LogitsShape(scale))
+    return judge_sampled(head, [batch], vocabulary, torch.eye(4, 3), temperature)
 
 
 def expected(p: torch.Tensor, q: torch.Tensor) -> float:
@@ -62,6 +68,12 @@ def test_another_distribution_hits_as_often_as_coupled_noise_lets_it(temperature
     assert result.acceptance == pytest.approx(expected(p, cold_q), abs=0.025)
     assert result.overlap == pytest.approx(torch.minimum(p, cold_q).sum().item())
     assert result.argmax == pytest.approx(p[2].item())
+
+
+def test_the_targets_logits_are_scaled_as_it_scales_them():
+    result = judged((P.log() / 2).softmax(dim=0), scale=0.5)
+    assert result.acceptance == 1.0
+    assert result.overlap == pytest.approx(1.0)
 
 
 def test_tokens_outside_the_draft_vocabulary_are_misses():

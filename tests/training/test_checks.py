@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from support.quantised import W8A8, quantise
 from support.tiny import make_tiny_model
 
-from vllm_ppsd.config.errors import PPSDConfigError, TrainingError
+from vllm_ppsd.config.errors import ExitHeadError, PPSDConfigError, TrainingError
 from vllm_ppsd.training.checks import check_recipe, required_layers
 from vllm_ppsd.training.recipe import Recipe
 
@@ -37,6 +39,29 @@ def test_a_start_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, ob
     recipe = Recipe(model=model, exit_layer=3).model_copy(update=changes)
     with pytest.raises(TrainingError, match=match):
         check_recipe(recipe)
+
+
+def test_heads_of_experts_are_lens_heads(tmp_path: Path):
+    model = str(make_tiny_model(tmp_path / "experts", "qwen3_moe"))
+    with pytest.raises(ExitHeadError, match="Qwen3MoeForCausalLM takes no transformer heads"):
+        check_recipe(Recipe(model=model, exit_layer=3))
+    check_recipe(Recipe(model=model, exit_layer=3, head="lens"))
+
+
+def test_a_quantised_target_that_cannot_be_loaded_is_refused(tmp_path: Path):
+    config = W8A8 | {"quant_method": "awq"}
+    model = quantise(make_tiny_model(tmp_path / "tiny"), tmp_path / "awq", config)
+    with pytest.raises(TrainingError, match=r"quantised by awq, which transformers cannot load"):
+        check_recipe(Recipe(model=str(model), exit_layer=3, head="lens"))
+
+
+def test_a_target_without_an_lm_head_is_refused(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "tiny", tied=False)
+    weights = load_file(model / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"holds no tensor lm_head\.weight"):
+        check_recipe(Recipe(model=str(model), exit_layer=3))
 
 
 def test_a_new_head_needs_the_states_where_its_layers_start():

@@ -12,7 +12,7 @@ from support.tiny import make_tiny_model
 from vllm_ppsd.config.errors import ExitHeadError, TrainingError
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.tools.prompts import read_prompts
-from vllm_ppsd.training.acceptance import Sampled
+from vllm_ppsd.training.acceptance import Sampled, Validation
 from vllm_ppsd.training.evaluate import OVERALL, evaluate, evaluation_recipe, print_evaluations
 from vllm_ppsd.training.generate import Document, text_settings, write_documents
 from vllm_ppsd.training.shards import Shards
@@ -65,6 +65,16 @@ def test_every_head_is_judged_on_every_set(
     assert overall.agreement > 0
     print_evaluations(rows, 2)
     assert "overall" in capsys.readouterr().out
+
+
+def test_a_lens_head_of_experts_is_judged(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "experts", "qwen3_moe")
+    prompts = prompts_with_answers(model, tmp_path / "work", tmp_path / "prompts")
+    init_head(str(model), tmp_path / "lens", exit_layer=5)
+    rows = evaluate([tmp_path / "lens"], str(model), [prompts], tmp_path / "work", CPU, 12)
+    assert rows[-1].result.rows == 96
+    assert isinstance(rows[-1].result, Validation)
+    assert rows[-1].result.agreement > 0
 
 
 def test_sampled_text_is_judged_by_what_would_be_drawn(

@@ -30,6 +30,24 @@ def test_it_equals_attention_under_the_mask():
     torch.testing.assert_close(packed_attention(query, key, value, LENGTHS), expected)
 
 
+@pytest.mark.parametrize(
+    ("window", "soft_cap"), [(4, None), (None, 0.5), (4, 0.5), (max(LENGTHS), None)]
+)
+def test_windows_and_soft_caps_are_those_of_the_scores(window: int | None, soft_cap: float | None):
+    query, key, value = random_heads(4), random_heads(2), random_heads(2) + 1
+    scores = 0.2 * query @ key.repeat_interleave(2, dim=1).transpose(2, 3)
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
+    place = torch.arange(sum(LENGTHS))
+    seen = mask_of(LENGTHS)
+    if window is not None:
+        seen &= place[:, None] - place[None, :] < window
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+    expected = (weights @ value.repeat_interleave(2, dim=1)).transpose(1, 2)
+    result = packed_attention(query, key, value, LENGTHS, 0.2, window, soft_cap)
+    torch.testing.assert_close(result, expected)
+
+
 def test_packing_changes_no_document():
     query, key, value = random_heads(4), random_heads(2), random_heads(2) + 1
     packed = packed_attention(query, key, value, LENGTHS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.served import served_head
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
@@ -45,42 +45,15 @@ class PlainAttention(torch.nn.Module):
         return packed_attention(*shaped, [LENGTH]).reshape(LENGTH, -1)
 
 
-@pytest.fixture(scope="module")
-def vllm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One rank of vLLM in this process, without an engine."""
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import parallel_state
-
-    file = tmp_path_factory.mktemp("ranks") / "store"
-    with set_current_vllm_config(VllmConfig()):
-        parallel_state.init_distributed_environment(1, 0, f"file://{file}", 0, "gloo")
-        parallel_state.initialize_model_parallel(1, 1)
-    yield
-    parallel_state.destroy_model_parallel()
-    parallel_state.destroy_distributed_environment()
-
-
 def served_logits(
     head: Path, model: Path, states: torch.Tensor, deeper: torch.Tensor | None = None
 ) -> torch.Tensor:
-    from vllm.config import set_current_vllm_config
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.forward_context import set_forward_context
-    from vllm.model_executor.model_loader import get_model
-
-    from vllm_ppsd.exit_head.module import build_exit_head
-
-    config = EngineArgs(
-        str(model), dtype="float32", enforce_eager=True, max_model_len=64
-    ).create_engine_config()
-    with set_current_vllm_config(config):
-        served = build_exit_head(str(head), config, get_model(vllm_config=config))
+    with served_head(head, model) as served:
         for layer in served.layers:
             layer.self_attn.attn = PlainAttention(4, 2)
-        with torch.inference_mode(), set_forward_context(None, config):
-            rows = torch.arange(LENGTH)
-            logits = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
-            return logits.clone()
+        rows = torch.arange(LENGTH)
+        logits = served.logits(torch.arange(LENGTH), states / 2, states / 2, rows, deeper)
+        return logits.clone()
 
 
 @pytest.mark.parametrize(

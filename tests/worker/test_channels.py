@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+
 import pytest
 import torch
+from vllm.utils.network_utils import test_loopback_bind as can_bind
 
 from vllm_ppsd.protocol import Candidate, Draft, Drafts, Outcome, Verdict
 from vllm_ppsd.worker import channels
@@ -15,8 +20,8 @@ from vllm_ppsd.worker.messages import Kind
 class Pair:
     """Both ends of a channel, as stages hold them."""
 
-    def __init__(self, kind: Kind, patience: float = 10) -> None:
-        receiver = Receiver("127.0.0.1", kind, patience)
+    def __init__(self, kind: Kind, patience: float = 10, host: str = "127.0.0.1") -> None:
+        receiver = Receiver(host, kind, patience)
         self.receivers = {kind: receiver}
         self.senders = {kind: Sender([receiver.address])}
         self.receiver, self.sender = receiver, self.senders[kind]
@@ -31,6 +36,31 @@ def test_verdicts_arrive_in_order():
     for verdict in sent:
         pair.sender.send(verdict)
     assert [pair.receiver.receive() for _ in sent] == sent
+
+
+def test_messages_travel_between_ipv6_addresses():
+    if not can_bind("::1", socket.AF_INET6):
+        pytest.skip("this machine has no IPv6 loopback")
+    pair = Pair(Kind.VERDICTS, host="::1")
+    assert pair.receiver.address.startswith("tcp://[::1]:")
+    pair.sender.send(Verdict(4))
+    assert pair.receiver.receive() == Verdict(4)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("10.0.0.1", "tcp://10.0.0.1:0"), ("fd00::7", "tcp://[fd00::7]:0")]
+)
+def test_a_receiver_listens_at_the_address_of_its_stage(monkeypatch, host: str, address: str):
+    class Asked(Exception):
+        pass
+
+    def listen(context: object, path: str, *_: object, bind: bool) -> None:
+        assert (path, bind) == (address, True)
+        raise Asked
+
+    monkeypatch.setattr(channels, "make_zmq_socket", listen)
+    with pytest.raises(Asked):
+        Receiver(host, Kind.VERDICTS, 1)
 
 
 def test_drafts_arrive_as_they_were_made():
@@ -87,3 +117,31 @@ def test_silence_is_an_error_that_says_from_whom():
     pair = Pair(Kind.VERDICTS, patience=0.05)
     with pytest.raises(ChannelError, match="no verdicts came from the other stage"):
         pair.receiver.receive()
+
+
+def test_a_sender_that_is_gone_ends_the_wait_but_loses_nothing():
+    pair = Pair(Kind.DRAFTS, patience=60)
+    pair.sender.send(Drafts(7))
+    assert pair.receiver.receive() == Drafts(7)
+    pair.sender.send(Drafts(8))
+    threading.Timer(0.2, pair.sender._sockets[0].close, (1000,)).start()
+    assert pair.receiver.receive() == Drafts(8)
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ChannelError, match="no drafts will come"):
+            pair.receiver.receive()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" * 4])
+def test_a_stranger_at_the_port_changes_nothing(says: bytes):
+    pair = Pair(Kind.DRAFTS, patience=0.3)
+    pair.sender.send(Drafts(7))
+    assert pair.receiver.receive() == Drafts(7)
+    place = pair.receiver.address.removeprefix("tcp://").split(":")
+    with socket.create_connection((place[0], int(place[1]))) as stranger:
+        stranger.send(says)
+    with pytest.raises(ChannelError, match="no drafts came"):
+        pair.receiver.receive()
+    pair.sender.send(Drafts(8))
+    assert pair.receiver.receive() == Drafts(8)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.fake_runner import FakeChannel, FakeDrafter, FakePort, batch_of
+from support.fake_runner import FakeChannel, FakeDrafter, FakePort, batch_of, states_of
 
 from vllm_ppsd.protocol import Draft, Outcome, StaleBook, TickBook, Verdict
 from vllm_ppsd.worker import non_last
@@ -151,3 +151,21 @@ def test_what_stages_do_is_told_to_a_sink(pipeline: Pipeline):
     verdict = pipeline.run_last(tick, 103)
     assert first.seen == [tick.number, What.HOLD, What.LAYERS, What.DRAFT]
     assert last.seen == [tick.number, What.LAYERS, What.LM_HEAD, What.SAMPLE, verdict]
+
+
+@pytest.mark.parametrize("names", [["hidden_states"], ["hidden_states", "residual"]])
+def test_states_may_come_without_a_residual(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, names: list[str]
+):
+    states, tick = states_of(8, *names), pipeline.tick(0, 3, 3)
+    monkeypatch.setattr(FakePort, "empty_states", lambda _, tokens: states_of(tokens, *names))
+    pipeline.first.warm_up(8)
+    pipeline.first.after_send(batch_of(tick), states)
+    for seen in pipeline.drafter.states:
+        assert seen.hidden is not None
+        assert (seen.residual is None) == ("residual" not in names)
+    sent: list[Any] = []
+    pipeline.middle._feedback_sender = SimpleNamespace(send=lambda _, rows: sent.append(rows))
+    pipeline.middle.begin(tick)
+    pipeline.middle.run(batch_of(tick), lambda: states)
+    assert sent[0].tolist() == [[len(names)] * 4]

@@ -20,6 +20,7 @@ from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_nam
 from vllm_ppsd.costs import ModelShape, draft_threshold
 from vllm_ppsd.drafter.recorded import read_record
 from vllm_ppsd.exit_head import lookup
+from vllm_ppsd.exit_head.architectures import check_head
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.target_files import DUPLICATES
 from vllm_ppsd.hooks.marks import mark_engine
@@ -141,6 +142,13 @@ def _exit_head(
     model, revision = model_config.model, model_config.revision
     head = lookup.find(named, model, revision, stages, download_dir)
     head.check_target(model, revision, download_dir)
+    check_head(head.config.target.architecture, head.config.head_type)
+    if head.config.num_layers and model_config.using_transformers_backend():
+        raise PPSDConfigError(
+            f"the target {model_config.model} runs through vLLM's Transformers backend, of whose "
+            f"layers the transformer head {head.path} cannot be built; leave --model-impl out, or "
+            "use a lens head"
+        )
     return head
 
 

@@ -7,15 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllm_ppsd.config.errors import ExitHeadError, PPSDConfigError
-from vllm_ppsd.exit_head.architectures import architecture
-
-ONE_DEVICE = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
-"""Targets in which embedding and layers 0..E-1 are all there is before the exit."""
+from vllm_ppsd.exit_head.architectures import ARCHITECTURES, architecture
 
 
 def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
@@ -60,15 +52,18 @@ def _parallel_reasons(parallel: Any) -> Iterator[str]:
 
 
 def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:
-    if parallel.pipeline_parallel_size == 1 and model.architecture not in ONE_DEVICE:
-        yield (
-            f"{model.architecture} is not supported on one device yet, only "
-            f"{', '.join(ONE_DEVICE)}; pass `--pipeline-parallel-size 2` or more"
-        )
+    name = model.architectures[0]
     try:
-        architecture(model.architecture)
+        one_device = architecture(name).one_device and not model.using_transformers_backend()
     except ExitHeadError as error:
         yield str(error)
+    else:
+        if parallel.pipeline_parallel_size == 1 and not one_device:
+            supported = sorted(known for known, each in ARCHITECTURES.items() if each.one_device)
+            yield (
+                f"{name} is not supported on one device yet, only {', '.join(supported)} in vLLM's "
+                "own implementation; pass `--pipeline-parallel-size 2` or more"
+            )
     if model.runner_type != "generate":
         yield f"the model runs as {model.runner_type!r}; PPSD is for text generation"
     if model.is_encoder_decoder:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vllm_ppsd.config.errors import ExitHeadError
 
 
@@ -33,12 +35,28 @@ class Architecture:
 
 
 PLAIN = Architecture(entries_alone=True, one_device=True)
+PIPELINE = Architecture()
+LENS = Architecture(transformer_heads=False)
 
 ARCHITECTURES = {
+    "Ernie4_5ForCausalLM": PIPELINE,
+    "Gemma2ForCausalLM": PIPELINE,
+    "Gemma3ForCausalLM": PIPELINE,
+    "GemmaForCausalLM": PIPELINE,
+    "Glm4ForCausalLM": PIPELINE,
+    "GraniteForCausalLM": PIPELINE,
+    "GraniteMoeForCausalLM": LENS,
     "LlamaForCausalLM": PLAIN,
+    "Ministral3ForCausalLM": PIPELINE,
     "MistralForCausalLM": PLAIN,
+    "MixtralForCausalLM": LENS,
+    "OlmoeForCausalLM": LENS,
+    "Phi3ForCausalLM": PLAIN,
     "Qwen2ForCausalLM": PLAIN,
+    "Qwen2MoeForCausalLM": LENS,
     "Qwen3ForCausalLM": PLAIN,
+    "Qwen3MoeForCausalLM": LENS,
+    "SmolLM3ForCausalLM": LENS,
 }
 
 
@@ -60,6 +78,19 @@ def architecture(name: str) -> Architecture:
             "(docs/operating.md, Targets)"
         )
     return known
+
+
+def check_head(name: str, head_type: str) -> None:
+    """Refuse a type of head that does not work with an architecture.
+
+    Raises:
+        ExitHeadError: nothing is known of the architecture, or it takes no such heads.
+    """
+    if head_type == "transformer" and not architecture(name).transformer_heads:
+        raise ExitHeadError(
+            f"{name} takes no transformer heads yet: a head cannot be made of its layers; make a "
+            "lens head (`--head lens`)"
+        )
 
 
 def check_config(config: Mapping[str, Any], file: Path) -> Architecture:
@@ -103,6 +134,12 @@ class LogitsShape:
 
     scale: float = 1.0
     soft_cap: float | None = None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits from the LM head's output, of any shape."""
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
 
 
 def logits_shape(config: Any) -> LogitsShape:

@@ -64,6 +64,10 @@ class ExitHeadConfig(BaseModel):
         """The decoder layers before the one that the head's first layer started from."""
         return self.exit_layer if self.start_layer is None else self.start_layer
 
+    def source_layer(self, index: int) -> int:
+        """The number of the target's layer that a head's layer started from."""
+        return min(self.first_layer + index, self.target.num_hidden_layers - 1)
+
     @property
     def two_stages(self) -> list[int]:
         """Decoder layers per stage in a pipeline of two."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from vllm_ppsd.config.errors import ExitHeadError
+from vllm_ppsd.exit_head.architectures import check_head
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.config import ExitHeadConfig, HeadType, Target
+from vllm_ppsd.exit_head.dequantise import dequantised
 from vllm_ppsd.exit_head.fingerprint import describe_target
 from vllm_ppsd.exit_head.target_files import model_folder, weight_files
 from vllm_ppsd.files import open_tensors
@@ -56,7 +58,12 @@ def head_config(
     draft_vocab_size: int | None = None,
     deeper_layers: Sequence[int] = (),
 ) -> ExitHeadConfig:
-    """Return the config of a head for ``target``; ``lens`` heads have no layers to number."""
+    """Return the config of a head for ``target``; ``lens`` heads have no layers to number.
+
+    Raises:
+        ExitHeadError: the target takes no such heads.
+    """
+    check_head(target.architecture, head_type)
     return ExitHeadConfig(
         head_type=head_type,
         exit_layer=exit_layer,
@@ -77,7 +84,8 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
     ``first_layer``; the projections of deeper states are zero.
 
     Raises:
-        ExitHeadError: the target holds no final norm.
+        ExitHeadError: the target holds no final norm, or is quantised in a way that nothing
+            here undoes.
     """
     folder = model_folder(model)
     hidden = config.target.hidden_size
@@ -94,8 +102,7 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
         tensors["input_map.bias"] = torch.zeros(hidden, dtype=dtype)
     tensors |= zero_projections(config, dtype)
     for index in range(config.num_layers):
-        number = min(config.first_layer + index, config.target.num_hidden_layers - 1)
-        source = f"model.layers.{number}."
+        source = f"model.layers.{config.source_layer(index)}."
         tensors |= {
             f"layers.{index}.{name.removeprefix(source)}": tensor
             for name, tensor in read_tensors(folder, source).items()
@@ -114,9 +121,13 @@ def zero_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, to
 
 
 def read_tensors(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """Return a model folder's tensors whose names start with ``prefix``."""
+    """Return a model folder's tensors whose names start with ``prefix``, as floats.
+
+    Raises:
+        ExitHeadError: they are quantised in a way that nothing here undoes.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         with open_tensors(path, ExitHeadError) as file:
             tensors |= {n: file.get_tensor(n) for n in file.keys() if n.startswith(prefix)}
-    return tensors
+    return dequantised(folder, tensors)

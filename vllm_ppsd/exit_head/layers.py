@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -13,30 +14,29 @@ from vllm.model_executor.layers.attention.attention import unified_kv_cache_upda
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 
-ENTRIES_ALONE = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
-"""Targets whose layers' key/value entries ``write_layer_entries`` can write without attending."""
-
 
 def build_layer(
     layer_class: type[nn.Module], vllm_config: VllmConfig, config: ExitHeadConfig, index: int
 ) -> nn.Module:
-    """Build one of the target's own decoder layers.
+    """Build one of the target's own decoder layers, without the target's quantisation.
 
-    Its prefix numbers it behind the target's last layer, so that vLLM gives it a
-    key/value cache of its own.
+    It is numbered as the layer that it started from: the number decides what kind of layer it
+    is (sliding window, rotary embedding, ...). The prefix before it is the head's own, so that
+    vLLM gives it a key/value cache of its own.
+
+    Raises:
+        ExitHeadError: the class takes arguments that nothing is known of.
     """
-    number = config.target.num_hidden_layers + index
+    number = config.source_layer(index)
+    # A head's tensors are floats, and some classes take their quantisation from here.
+    unquantised = copy.copy(vllm_config)
+    unquantised.quant_config = None
     available = {
-        "vllm_config": vllm_config,
+        "vllm_config": unquantised,
         "config": vllm_config.model_config.hf_text_config,
         "cache_config": vllm_config.cache_config,
         "quant_config": None,
-        "prefix": f"ppsd_exit_head.layers.{number}",
+        "prefix": f"ppsd_exit_head_{index}.layers.{number}",
         "layer_idx": number,
     }
     parameters = inspect.signature(layer_class.__init__).parameters.values()
@@ -59,13 +59,18 @@ def build_layer(
     return layer_class(**given)
 
 
+def carries_residual(layer: nn.Module) -> bool:
+    """Whether a decoder layer hands on, beside its hidden states, what is to be added to them."""
+    return "residual" in inspect.signature(layer.forward).parameters
+
+
 def write_layer_entries(attention: Any, positions: torch.Tensor, hidden: torch.Tensor) -> None:
     """Write the key/value entries of one decoder layer, without attending.
 
     The attention is run whole where its backend writes entries only while it attends.
 
     Args:
-        attention: the ``self_attn`` of a layer of a target of ``ENTRIES_ALONE``.
+        attention: the ``self_attn`` of a layer of an architecture with ``entries_alone``.
         positions: int64 [tokens].
         hidden: [tokens, hidden], normed.
     """

@@ -16,6 +16,8 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
+from vllm_ppsd.exit_head.dequantise import dequantised, holds_floats
+from vllm_ppsd.exit_head.target_files import model_folder
 
 _QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
 
@@ -101,18 +103,31 @@ def _untied_lm_head(vllm_config: VllmConfig) -> torch.Tensor:
     """Return the LM head, [vocabulary, hidden], from the target's checkpoint."""
     model_config = vllm_config.model_config
     loader = get_model_loader(vllm_config.load_config)
+    stored: dict[str, torch.Tensor] = {}
     for name, tensor in loader.get_all_weights(model_config, nn.Module()):
-        if name == "lm_head.weight":
-            return tensor.to(model_config.dtype)
-    raise ExitHeadError(f"the target {model_config.model} holds no tensor lm_head.weight")
+        if name.startswith("lm_head."):
+            stored[name] = tensor
+        if name == "lm_head.weight" and holds_floats(tensor):
+            break
+    folder = model_folder(
+        model_config.model, model_config.revision, vllm_config.load_config.download_dir
+    )
+    floats = dequantised(folder, stored)
+    if "lm_head.weight" not in floats:
+        raise ExitHeadError(f"the target {model_config.model} holds no tensor lm_head.weight")
+    return floats["lm_head.weight"].to(model_config.dtype)
 
 
 def _destination(name: str, packed: Mapping[str, Sequence[str]]) -> tuple[str, str | int | None]:
-    """Return the parameter that a tensor goes into, and its shard there."""
+    """Return the parameter that a tensor goes into, and its shard there.
+
+    A tensor that the target's checkpoint holds packed already, under the parameter's own name,
+    is all of it.
+    """
     parts = name.split(".")
     for packed_name, members in packed.items():
         for index, member in enumerate(members):
-            if member in parts:
+            if member in parts and member != packed_name:
                 place = parts.index(member)
                 shard: str | int = _QKV.get(member, index)
                 return ".".join([*parts[:place], packed_name, *parts[place + 1 :]]), shard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,16 +12,16 @@ from vllm.compilation.backends import set_model_tag
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.logger import init_logger
-from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.model_loader.utils import process_weights_after_loading
 from vllm.utils.torch_utils import set_default_torch_dtype
 
+from vllm_ppsd.exit_head.architectures import architecture, logits_shape
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.deeper import rms_normalize
-from vllm_ppsd.exit_head.layers import ENTRIES_ALONE, build_layer, write_layer_entries
+from vllm_ppsd.exit_head.layers import build_layer, carries_residual, write_layer_entries
 from vllm_ppsd.exit_head.loading import load_lm_head, load_tensors
 
 logger = init_logger("vllm.plugins.ppsd")
@@ -46,7 +47,8 @@ class ExitHead(nn.Module):
     Args:
         vllm_config: the target's vLLM config.
         config: the head's config.
-        layer_class: the target's decoder layer class, for ``transformer`` heads.
+        layer: one of the target's decoder layers: the head's norm is of the kind of its input
+            norm, and the layers of ``transformer`` heads are of its class.
         lm_head: the target's LM head, or the rows of it for the draft vocabulary.
     """
 
@@ -55,20 +57,22 @@ class ExitHead(nn.Module):
         *,
         vllm_config: VllmConfig,
         config: ExitHeadConfig,
-        layer_class: type[nn.Module],
+        layer: Any,
         lm_head: nn.Module,
     ) -> None:
         super().__init__()
-        text_config = vllm_config.model_config.hf_text_config
         self.config = config
+        self._entries_alone = architecture(config.target.architecture).entries_alone
+        self._carries_residual = carries_residual(layer)
         self.layers = nn.ModuleList(
-            build_layer(layer_class, vllm_config, config, index)
+            build_layer(type(layer), vllm_config, config, index)
             for index in range(config.num_layers)
         )
         self.input_map: ReplicatedLinear | None = None
         if config.start_layer is not None:
             self.input_map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
-        self.norm = RMSNorm(config.target.hidden_size, eps=text_config.rms_norm_eps)
+        # Stage 0 holds no final norm that could be asked for its class and epsilon.
+        self.norm = copy.deepcopy(layer.input_layernorm)
         self.map: ReplicatedLinear | None = None
         if config.output_map:
             self.map = ReplicatedLinear(config.target.hidden_size, config.target.hidden_size)
@@ -86,7 +90,12 @@ class ExitHead(nn.Module):
             )
         # Not a submodule: the target owns and loads it.
         self._lm_head = [lm_head]
-        self._logits = LogitsProcessor(config.draft_vocab_size or config.target.vocab_size)
+        shape = logits_shape(vllm_config.model_config.hf_text_config)
+        self._logits = LogitsProcessor(
+            config.draft_vocab_size or config.target.vocab_size,
+            scale=shape.scale,
+            soft_cap=shape.soft_cap,
+        )
         self._logits.use_all_gather = True
 
     def forward(
@@ -153,12 +162,12 @@ class ExitHead(nn.Module):
 
         Arguments as in ``forward``; they are not changed. Entries of the last layer do
         not depend on its attention and MLP, which over a prompt take most of the head's
-        time; both are left out for the targets of ``ENTRIES_ALONE``.
+        time; both are left out for architectures with ``entries_alone``.
         """
         if not self.layers:
             return
         state = self._input(hidden_states, residual, deeper)
-        alone = self.config.target.architecture in ENTRIES_ALONE
+        alone = self._entries_alone
         hidden, carried = self._through(
             self.layers[:-1] if alone else self.layers, positions, state
         )
@@ -185,7 +194,7 @@ class ExitHead(nn.Module):
         state = self._input(hidden_states, residual, deeper)
         if self.layers:
             hidden, carried = self._through(self.layers, positions, state)
-            state = hidden + carried
+            state = hidden if carried is None else hidden + carried
         state = state[rows]
         state = self.norm(state)
         if self.map is not None:
@@ -216,14 +225,21 @@ class ExitHead(nn.Module):
             state = state + added
         return state
 
-    @staticmethod
     def _through(
-        layers: Iterable[nn.Module], positions: torch.Tensor, state: torch.Tensor
+        self, layers: Iterable[nn.Module], positions: torch.Tensor, state: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run decoder layers on a copy: vLLM's fused norms work in place."""
+        """Run decoder layers on a copy: vLLM's fused norms work in place.
+
+        Returns:
+            Hidden states, and what the layers carry beside them and is to be added; None where
+            they carry nothing.
+        """
         hidden, carried = state.clone(), None
         for layer in layers:
-            hidden, carried = layer(positions, hidden, carried)
+            if self._carries_residual:
+                hidden, carried = layer(positions, hidden, carried)
+            else:
+                hidden = layer(positions, hidden)
         return hidden, carried
 
 
@@ -250,7 +266,7 @@ def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> Exi
             head = ExitHead(
                 vllm_config=vllm_config,
                 config=config,
-                layer_class=type(inner.layers[0]),
+                layer=inner.layers[0],
                 lm_head=lm_head,
             )
         load_tensors(head, tensors, getattr(model, "packed_modules_mapping", {}))

@@ -13,8 +13,10 @@ from vllm_ppsd.hooks.marks import (
     has_engine,
     is_marked_worker,
     is_pipelined,
+    is_ppsd,
     pipelined_config,
 )
+from vllm_ppsd.lifeline import follow_server
 from vllm_ppsd.protocol import steps_in_flight
 
 TEARDOWN_SECONDS = 15.0
@@ -163,6 +165,59 @@ def queue_room(original: Callable[..., Any]) -> Callable[..., Any]:
             original(self)
         finally:
             module.MessageQueue = stock
+
+    return replacement
+
+
+def engine_lifeline(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``Executor.__init__``: an engine core goes when the process that started it has ended.
+
+    vLLM's engine core waits for requests for ever if its server is killed, and its workers
+    wait with it.
+    """
+
+    def replacement(self: Any, vllm_config: Any) -> None:
+        if is_ppsd(vllm_config.speculative_config):
+            follow_server(TEARDOWN_SECONDS)
+        original(self, vllm_config)
+
+    return replacement
+
+
+def every_failure(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``WorkerProc._execute_worker_rpc``: every worker's failure is a reply.
+
+    vLLM's workers reply to a step only if they are the one that the engine listens to.
+    """
+
+    def replacement(self: Any, rpc_request: Any) -> None:
+        *request, replies = rpc_request
+        if replies in (None, self.rank) or not hasattr(self.worker, "ppsd_config"):
+            original(self, rpc_request)
+            return
+        reply = self.handle_output
+        self.handle_output = lambda output: reply(output) if isinstance(output, Exception) else None
+        try:
+            original(self, (*request, self.rank))
+        finally:
+            del self.handle_output
+
+    return replacement
+
+
+def hear_failures(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``MultiprocExecutor._post_init_executor``: a failure of any worker ends the wait for one."""
+
+    def replacement(self: Any) -> None:
+        original(self)
+        if not is_ppsd(self.vllm_config.speculative_config) or not self.response_mqs:
+            return
+        from vllm_ppsd.engine.replies import Replies
+
+        queues = [Replies(queue) for queue in self.response_mqs]
+        awaited = queues[self._get_output_rank()]
+        awaited.watch([queue for queue in queues if queue is not awaited])
+        self.response_mqs = queues
 
     return replacement
 

@@ -106,7 +106,7 @@ def judge_sampled(
         drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper).float()
         for final, logits in zip(batch.final.split(ROWS), drafting.split(ROWS), strict=True):
             with torch.autocast(final.device.type, enabled=False):
-                target = final.float() @ lm_head.T / temperature
+                target = head.shape.apply(final.float() @ lm_head.T) / temperature
             # A generator's state for every row: any will do that no two rows share.
             states = torch.tensor([state(0, rows + i) for i in range(len(target))])
             noise = exponential_noise(states.to(target.device), every)

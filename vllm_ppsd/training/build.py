@@ -83,12 +83,12 @@ def _build(
     lm_head = read_lm_head(model)[: config.target.vocab_size]
     if draft_token_ids is not None:
         lm_head = lm_head[draft_token_ids]
-    head = TrainableHead(
-        config,
-        model_config,
-        type(skeleton.model.layers[0]),
-        type(skeleton.model.rotary_emb),
-        lm_head,
-    )
-    head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    head = TrainableHead(config, skeleton.model, lm_head)
+    try:
+        head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the tensors of the head do not fit {config.target.architecture} in transformers: "
+            f"{error}"
+        ) from error
     return head, DraftVocabulary(draft_token_ids, config.target.vocab_size)

@@ -11,8 +11,10 @@ from vllm_ppsd.exit_head.create import head_config
 from vllm_ppsd.exit_head.fingerprint import describe_target
 from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.tools.prompts import read_prompts
+from vllm_ppsd.training.build import untrained
 from vllm_ppsd.training.dataset import cached_layers
 from vllm_ppsd.training.recipe import Recipe
+from vllm_ppsd.training.target import check_loadable
 
 KEPT = {
     "head": "head_type",
@@ -36,7 +38,7 @@ def recipe_head(recipe: Recipe) -> ExitHeadConfig:
     """Return the config of the head that a recipe makes.
 
     Raises:
-        ExitHeadError: the target cannot be read.
+        ExitHeadError: the target cannot be read, or takes no such heads.
         TrainingError: the target has no such layers, or not in this order.
     """
     target = describe_target(model_folder(recipe.model))
@@ -61,11 +63,15 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         TrainingError: says what is wrong.
-        ExitHeadError: the head to go on from is broken, or made for another model.
+        ExitHeadError: the target takes no such heads, or the head to go on from is broken, or
+            made for another model.
     """
     config = recipe_head(recipe)
+    check_loadable(recipe.model)
     if recipe.from_head:
         _check_starting_head(recipe, config)
+    else:
+        untrained(recipe.model, config, None)
     for one in recipe.each_round():
         prompts = read_prompts(one.data) if one.data else []
         documents = len(prompts) * one.generation.samples

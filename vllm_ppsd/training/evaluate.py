@@ -25,7 +25,7 @@ from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
 from vllm_ppsd.training.states import cache_states
-from vllm_ppsd.training.target import compute_dtype
+from vllm_ppsd.training.target import check_loadable, compute_dtype
 
 OVERALL = "overall"
 
@@ -63,13 +63,15 @@ def evaluate(
     Raises:
         PPSDConfigError: a head is broken or made for another model, or a prompt
             file is wrong.
-        TrainingError: the temperature is negative, or ``work`` holds other text.
+        TrainingError: the temperature is negative, transformers cannot load the model, or
+            ``work`` holds other text.
     """
     if temperature < 0:
         raise TrainingError(f"the temperature {temperature} is negative; 0 is greedy text")
     folders = [ExitHeadFolder.open(path) for path in heads]
     for folder in folders:
         folder.check_target(model)
+    check_loadable(model)
     configs = [folder.config for folder in folders]
     exits = sorted(set().union(*(cached_layers(c.exit_layer, c.deeper_layers) for c in configs)))
     recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device, temperature)

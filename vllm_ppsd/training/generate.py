@@ -150,21 +150,15 @@ def _longest_prompt(recipe: Recipe) -> int:
     """
     settings = recipe.generation
     config = AutoConfig.from_pretrained(model_folder(recipe.model))
-    limits = {"positions": getattr(config, "max_position_embeddings", None)}
-    if getattr(config, "use_sliding_window", True):
-        # Training attends within whole documents (training/packing.py).
-        limits["sliding window"] = getattr(config, "sliding_window", None)
-    longest = settings.max_prompt_tokens
-    for what, limit in limits.items():
-        if limit is None:
-            continue
-        if limit <= settings.max_tokens:
-            raise TrainingError(
-                f"answers of {settings.max_tokens} tokens leave no room for a prompt in "
-                f"{recipe.model}'s {what} of {limit}; lower max_tokens"
-            )
-        longest = min(longest, limit - settings.max_tokens)
-    return longest
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        return settings.max_prompt_tokens
+    if limit <= settings.max_tokens:
+        raise TrainingError(
+            f"answers of {settings.max_tokens} tokens leave no room for a prompt in "
+            f"{recipe.model}'s positions of {limit}; lower max_tokens"
+        )
+    return int(min(settings.max_prompt_tokens, limit - settings.max_tokens))
 
 
 def _jobs(prompts: Sequence[Prompt], recipe: Recipe) -> list[list[tuple[Prompt, float]]]:

@@ -8,12 +8,14 @@ the serving module ``vllm_ppsd.exit_head.module.ExitHead``.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from vllm_ppsd.exit_head.architectures import logits_shape
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.deeper import rms_normalize
 from vllm_ppsd.training.packing import PACKED, positions
@@ -32,46 +34,39 @@ def projected(projections: nn.ModuleList, deeper: torch.Tensor) -> torch.Tensor:
 
 
 class TrainableHead(nn.Module):
-    """An exit head over cached states.
+    """An exit head over cached states; its weights are to be loaded.
 
     Args:
         config: the head's config.
-        model_config: the target's transformers config.
-        layer_class: the target's decoder layer class.
-        rotary_class: the target's rotary embedding class.
+        decoder: the target's decoder in transformers (``model.model``), which may lie on the
+            meta device; the head's layers, norm and rotary embedding are of its kinds.
         lm_head: the LM head's rows for the draft vocabulary, [V', hidden]; frozen.
     """
 
-    def __init__(
-        self,
-        config: ExitHeadConfig,
-        model_config: Any,
-        layer_class: type[nn.Module],
-        rotary_class: type[nn.Module],
-        lm_head: torch.Tensor,
-    ) -> None:
+    def __init__(self, config: ExitHeadConfig, decoder: Any, lm_head: torch.Tensor) -> None:
         super().__init__()
         hidden = config.target.hidden_size
-        layer_config = copy.deepcopy(model_config)
+        layer_config = copy.deepcopy(decoder.config)
         layer_config._attn_implementation = PACKED
-        last = config.target.num_hidden_layers - 1
+        numbers = [config.source_layer(i) for i in range(config.num_layers)]
         self.config = config
-        self.layers = nn.ModuleList(
-            # The number decides the kind of attention; see initial_tensors.
-            layer_class(layer_config, min(config.first_layer + i, last))
-            for i in range(config.num_layers)
-        )
+        self.shape = logits_shape(layer_config)
+        # The number decides the kind of attention.
+        self.layers = nn.ModuleList(type(decoder.layers[n])(layer_config, n) for n in numbers)
         self.input_map: nn.Linear | None = None
         if config.start_layer is not None:
             self.input_map = nn.Linear(hidden, hidden)
-        self.norm = nn.RMSNorm(hidden, model_config.rms_norm_eps)
+        self.norm = copy.deepcopy(decoder.norm).to_empty(device="cpu").float()
         self.map = nn.Linear(hidden, hidden) if config.output_map else None
         self.deeper_in, self.deeper_out = (
             nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in config.deeper_layers)
             for _ in range(2)
         )
         # Neither is part of the checkpoint.
-        self._rotary = [rotary_class(layer_config)]
+        self._rotary = [type(decoder.rotary_emb)(layer_config)]
+        # Some targets turn positions differently in each type of layer.
+        typed = "layer_type" in inspect.signature(decoder.rotary_emb.forward).parameters
+        self._rotary_arguments = [(layer_config.layer_types[n],) if typed else () for n in numbers]
         self.register_buffer("lm_head", lm_head.detach().float(), persistent=False)
 
     def features(
@@ -100,13 +95,14 @@ class TrainableHead(nn.Module):
             hidden = hidden + projected(self.deeper_in, deeper)
         if self.layers:
             place = positions(lengths).to(states.device)[None]
-            rotary = self._rotary[0].to(states.device)(hidden[None], place)
+            rotary = self._rotary[0].to(states.device)
             packed = hidden[None]
-            for layer in self.layers:
+            turned = {a: rotary(packed, place, *a) for a in set(self._rotary_arguments)}
+            for layer, arguments in zip(self.layers, self._rotary_arguments, strict=True):
                 output = layer(
                     packed,
                     position_ids=place,
-                    position_embeddings=rotary,
+                    position_embeddings=turned[arguments],
                     packed_lengths=tuple(lengths),
                 )
                 packed = output[0] if isinstance(output, tuple) else output
@@ -127,4 +123,4 @@ class TrainableHead(nn.Module):
             x = self.map(x)
         if deeper is not None:
             x = x + projected(self.deeper_out, deeper[rows])
-        return x @ self.lm_head.T.to(x.dtype)
+        return self.shape.apply((x @ self.lm_head.T.to(x.dtype)).float())

@@ -63,12 +63,14 @@ def packed_attention(
     value: torch.Tensor,
     lengths: Sequence[int],
     scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
     """Attend within documents that lie one behind the other.
 
     On CUDA with xformers installed, one call with its ``BlockDiagonalCausalMask``;
-    elsewhere one causal call of PyTorch's attention per document, which is the same
-    mask without the work on its empty blocks.
+    elsewhere, and where a window or a soft cap matters, one call per document, which is the
+    same mask without the work on its empty blocks.
 
     Args:
         query: [1, heads, tokens, head size].
@@ -76,19 +78,50 @@ def packed_attention(
         value: as ``key``.
         lengths: tokens per document; their sum is ``tokens``.
         scale: of the scores; None for one over the root of the head size.
+        window: tokens that a token sees, itself included; None for all before it.
+        soft_cap: c of c * tanh(scores / c); None for no cap.
 
     Returns:
         [1, tokens, heads, head size].
     """
-    if query.is_cuda and find_spec("xformers") is not None:
+    if window is not None and window >= max(lengths):
+        window = None
+    plain = window is None and soft_cap is None
+    if plain and query.is_cuda and find_spec("xformers") is not None:
         return _xformers(query, key, value, lengths, scale)
     documents = [
         scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        if plain
+        else _masked(q, k, v, scale, window, soft_cap)
         for q, k, v in zip(
             *(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True
         )
     ]
     return torch.cat(documents, dim=2).transpose(1, 2)
+
+
+def _masked(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None,
+) -> torch.Tensor:
+    """Attend within one document; arguments and result as of PyTorch's attention."""
+    size = query.shape[2]
+    seen = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
+    if window is not None:
+        seen = seen.triu(1 - window)
+    if soft_cap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, scale=scale, enable_gqa=True
+        )
+    groups = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scale is None else scale)
+    scores = (soft_cap * (scores / soft_cap).tanh()).masked_fill(~seen, -torch.inf)
+    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 
 def _xformers(
@@ -116,15 +149,14 @@ def _forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     packed_lengths: Sequence[int] = (),
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface.
-
-    No document is longer than the target's sliding window, if it has one
-    (``generate`` sees to it), so the window masks nothing.
-    """
-    return packed_attention(query, key, value, packed_lengths, scaling), None
+    """transformers' attention interface; the mask is made here."""
+    attended = packed_attention(query, key, value, packed_lengths, scaling, sliding_window, softcap)
+    return attended, None
 
 
 AttentionInterface.register(PACKED, _forward)

@@ -18,14 +18,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from transformers import AutoConfig
 
 from vllm_ppsd.config.errors import TrainingError
+from vllm_ppsd.exit_head.architectures import LogitsShape, logits_shape
 from vllm_ppsd.exit_head.fingerprint import fingerprint
 from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.tools.progress import progress
@@ -53,18 +58,17 @@ def cache_states(
         shards: of text, how many are used; None for all.
 
     Raises:
-        TrainingError: there is no text, the disk is too small, or the states there
-            were cached for another model.
+        TrainingError: there is no text, the disk is too small, the states there were cached
+            for another model, or those to be cached would not be the model's own.
     """
-    texts = sorted((work / "text").glob("*.jsonl"))[:shards]
+    # A shard of text is empty where all its prompts were too long.
+    texts = [p for p in sorted((work / "text").glob("*.jsonl"))[:shards] if p.stat().st_size]
     if not texts:
         raise TrainingError(f"{work / 'text'} holds no text; generate it first")
-    made_for = {"model": fingerprint(model_folder(model))}
-    kinds = {
-        TARGET: Shards(
-            work / "states" / TARGET, ".safetensors", made_for | {"top_k": settings.top_k}
-        )
-    }
+    folder = model_folder(model)
+    made_for = {"model": fingerprint(folder)}
+    distributions = {"top_k": settings.top_k} | _shaped_by(folder)
+    kinds = {TARGET: Shards(work / "states" / TARGET, ".safetensors", made_for | distributions)}
     kinds |= {
         name: Shards(work / "states" / name, ".safetensors", made_for)
         for name in map(exit_name, exits)
@@ -78,6 +82,8 @@ def cache_states(
     needed = _bytes(missing, target.config.hidden_size, len(exits), settings.top_k)
     Console().print(f"the states will take about {needed / 1e9:.2f} GB in {work / 'states'}")
     require_space(work, needed, "the cache of states")
+    some = islice(chain.from_iterable(map(read_documents, missing)), 2)
+    target.check([d.prompt + d.output for d in some])
     with progress("shards of states") as bar:
         for path in bar.track(missing):
             documents = list(read_documents(path))
@@ -87,6 +93,12 @@ def cache_states(
             for name, kind in kinds.items():
                 if not kind.path(index).is_file():
                     kind.write(index, partial(save_file, tensors[name], metadata=metadata))
+
+
+def _shaped_by(folder: Path) -> dict[str, Any]:
+    """Return what shapes the target's logits, for the manifest, if anything does."""
+    shape = logits_shape(AutoConfig.from_pretrained(folder))
+    return {} if shape == LogitsShape() else {"logits": asdict(shape)}
 
 
 def exit_name(exit_layer: int) -> str:
@@ -110,7 +122,7 @@ def _shard(
         rows = rows_of(batch).to(device)
         states, final = target.run(tokens, lengths, exits)
         final = final[rows]
-        logprobs = torch.log_softmax((final @ target.lm_head.T).float(), dim=-1)
+        logprobs = target.logits(final).log_softmax(dim=-1)
         top = logprobs.topk(settings.top_k)
         kinds = {
             TARGET: {

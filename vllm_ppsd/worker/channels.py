@@ -9,6 +9,7 @@ takes seven trips.)
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,8 @@ import torch
 import torch.distributed
 import zmq
 from vllm.distributed.parallel_state import get_pp_group
+from vllm.utils.network_utils import get_tcp_uri, make_zmq_socket
+from zmq.utils.monitor import recv_monitor_message
 
 from vllm_ppsd.worker.messages import Kind
 
@@ -27,15 +30,18 @@ VERSION = hashlib.sha256(msgspec.json.encode(_SCHEMA)).digest()[:4]
 """First bytes of every message; they change with what messages look like."""
 
 
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+
 class ChannelError(RuntimeError):
-    """No message came for too long, or another one than was due."""
+    """No message came for too long, the sender is gone, or another one than was due came."""
 
 
 class Receiver(Generic[M]):
     """The receiving end of a channel.
 
     Args:
-        host: address to listen at.
+        host: address to listen at, IPv4 or IPv6.
         kind: what it carries.
         patience: seconds to wait for a message.
     """
@@ -43,9 +49,14 @@ class Receiver(Generic[M]):
     def __init__(self, host: str, kind: Kind, patience: float) -> None:
         self._name, self._patience = kind.name.lower(), patience
         self._decoder = msgspec.msgpack.Decoder(kind.value)
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-        port: int = self._socket.bind_to_random_port(f"tcp://{host}")
-        self.address = f"tcp://{host}:{port}"
+        self._socket = make_zmq_socket(
+            zmq.Context.instance(), get_tcp_uri(host, 0), zmq.PULL, bind=True
+        )
+        self.address: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).decode()
+        self._peers = _Peers(self._socket)
+        self._poller = zmq.Poller()
+        for socket in (self._socket, self._peers.events):
+            self._poller.register(socket, zmq.POLLIN)
 
     def ready(self) -> bool:
         """Whether a message is there, so that ``receive`` would not wait."""
@@ -62,14 +73,10 @@ class Receiver(Generic[M]):
             tick: number of the tick whose message is due; None if the caller checks.
 
         Raises:
-            ChannelError: the other end is silent, speaks another version, or sent the
-                message of another tick.
+            ChannelError: the other end is silent, is gone, speaks another version, or sent
+                the message of another tick.
         """
-        if not self._socket.poll(int(1000 * self._patience)):
-            raise ChannelError(
-                f"no {self._name} came from the other stage for {self._patience:.0f} s "
-                "(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): it hangs, or the network does"
-            )
+        self._wait()
         body, *buffers = self._socket.recv_multipart()
         version, encoded = body[: len(VERSION)], memoryview(body)[len(VERSION) :]
         if version != VERSION:
@@ -84,6 +91,51 @@ class Receiver(Generic[M]):
             )
         return message, buffers
 
+    def _wait(self) -> None:
+        deadline = time.monotonic() + self._patience
+        while not self.ready():
+            if self._peers.lost:
+                raise ChannelError(
+                    f"no {self._name} will come: the process of the stage that sends them has "
+                    "ended, or the network between has failed"
+                )
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ChannelError(
+                    f"no {self._name} came from the other stage for {self._patience:.0f} s "
+                    "(VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS): it hangs, or the network does"
+                )
+            # What a sender sent before it ended is received first.
+            if self._peers.events in dict(self._poller.poll(int(1000 * left) + 1)):
+                self._peers.update()
+
+
+class _Peers:
+    """Whether the processes at the sending ends of a socket are there.
+
+    Args:
+        socket: the receiving end.
+
+    Attributes:
+        events: readable when ``update`` has something to do.
+        lost: whether a sender that was connected is not any more.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self.events = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | _REFUSED)
+        self.lost = False
+        self._strangers = 0
+
+    def update(self) -> None:
+        """Take in what has happened to one connection."""
+        if recv_monitor_message(self.events)["event"] & _REFUSED:
+            # Whoever probes ports speaks no ZeroMQ; its disconnection is the next event.
+            self._strangers += 1
+        elif self._strangers:
+            self._strangers -= 1
+        else:
+            self.lost = True
+
 
 class Sender(Generic[M]):
     """The sending end of a channel. Sends never wait.
@@ -96,11 +148,8 @@ class Sender(Generic[M]):
         self._encoder = msgspec.msgpack.Encoder()
         self._sockets: list[zmq.Socket[bytes]] = []
         for address in addresses:
-            socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
-            socket.setsockopt(zmq.SNDHWM, 0)
             # What was not delivered when the worker stops is of no use to anybody.
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.connect(address)
+            socket = make_zmq_socket(zmq.Context.instance(), address, zmq.PUSH, linger=0)
             self._sockets.append(socket)
 
     def send(self, message: M, buffers: Sequence[memoryview] = ()) -> None:

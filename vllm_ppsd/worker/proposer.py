@@ -19,6 +19,7 @@ from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.stage import handed_over
 
 
 class ProposerStage(NonLastStage):
@@ -119,4 +120,4 @@ class ProposerStage(NonLastStage):
 
 
 def _exit_states(positions: torch.Tensor, states: Any, deeper: torch.Tensor | None) -> ExitStates:
-    return ExitStates(positions, states["hidden_states"], states["residual"], deeper)
+    return ExitStates(positions, *handed_over(states), deeper)

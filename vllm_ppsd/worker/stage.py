@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from vllm.sequence import IntermediateTensors
 
 from vllm_ppsd.drafter.interface import Drafter
 from vllm_ppsd.protocol import Lane, Tick, Verdict
@@ -107,7 +108,8 @@ class Stage:
             if isinstance(output, torch.Tensor):
                 states = output[last]
             elif output is not None:
-                states = output["hidden_states"][last] + output["residual"][last]
+                hidden, residual = handed_over(output)
+                states = hidden[last] if residual is None else hidden[last] + residual[last]
             self._feedback_sender.send(tick.number, states)
 
     def _finish_sends(self) -> None:
@@ -119,3 +121,11 @@ class Stage:
         for handle in self.sends:
             handle.wait()
         self.sends = []
+
+
+def handed_over(states: IntermediateTensors) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return what a stage hands over, each [tokens, hidden]: hidden states and residual.
+
+    The residual is to be added; it is None for targets whose layers add it themselves.
+    """
+    return states.tensors["hidden_states"], states.tensors.get("residual")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,16 +14,20 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.lifeline import follow_engine
 from vllm_ppsd.protocol import StaleBook
 from vllm_ppsd.runner.port import RunnerPort
 from vllm_ppsd.runner.v1_pipeline import PPSDRunnerMixin
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.handover import Handover
-from vllm_ppsd.worker.lifeline import follow_engine
 from vllm_ppsd.worker.non_last import NonLastStage
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
 from vllm_ppsd.worker.stage import Stage
+
+
+class StageError(RuntimeError):
+    """A stage has failed; names the stage and what was raised there."""
 
 
 class PPSDWorkerMixin:
@@ -38,12 +44,13 @@ class PPSDWorkerMixin:
     has_cpu_tensors = False
     ppsd: Stage
     _handover: Handover | None = None
+    _failure: str | None = None
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
         assert isinstance(config, PPSDConfig)
         self.ppsd_config = config
-        follow_engine()
+        follow_engine(envs.VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS)
         # This process's own copy of the config, and its own environment.
         vllm_config.speculative_config = None
         os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.layer_partition))
@@ -68,13 +75,37 @@ class PPSDWorkerMixin:
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
-        if self._handover is not None:
-            self._handover.tick = scheduler_output.tick.number
-        self.ppsd.sends.extend(self._pp_send_work)
-        self._pp_send_work: list[Any] = []
-        output = super().execute_model(scheduler_output)  # type: ignore[misc]
-        self._mixin.after_send()
-        return output
+        with self._failing_for_good():
+            if self._handover is not None:
+                self._handover.tick = scheduler_output.tick.number
+            self.ppsd.sends.extend(self._pp_send_work)
+            self._pp_send_work: list[Any] = []
+            output = super().execute_model(scheduler_output)  # type: ignore[misc]
+            self._mixin.after_send()
+            return output
+
+    @torch.inference_mode()
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        with self._failing_for_good():
+            return super().sample_tokens(grammar_output)  # type: ignore[misc]
+
+    @contextmanager
+    def _failing_for_good(self) -> Iterator[None]:
+        """Name the stage in what is raised, and run nothing more on it.
+
+        The next stage would take a later tick's states for those of the tick that failed.
+
+        Raises:
+            StageError: something was raised within, or in an earlier step.
+        """
+        if self._failure is not None:
+            raise StageError(self._failure)
+        try:
+            yield
+        except Exception as error:
+            stage = get_pp_group().rank_in_group
+            self._failure = f"stage {stage}: {type(error).__name__}: {error}"
+            raise StageError(self._failure) from error
 
 
 def make_stage(config: PPSDConfig, port: RunnerPort, channels: StageChannels) -> Stage:

@@ -1,0 +1,46 @@
+"""Tiny models of every architecture that heads are trained for, and of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+from support import tiny
+
+_WINDOW = {"sliding_window": 16}
+_FEW_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_local_experts": 4}
+# Windows that are shorter than documents, and caps that bend what they cap.
+OTHERS = {
+    "apertus": ("ApertusConfig", {}),
+    "cohere": ("CohereConfig", {"logit_scale": 0.3, "use_qk_norm": True}),
+    "cohere2": ("Cohere2Config", {"logit_scale": 0.3, **_WINDOW}),
+    "exaone4": ("Exaone4Config", {"sliding_window_pattern": 4, **_WINDOW}),
+    "gemma2": (
+        "Gemma2Config",
+        {
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+            **_WINDOW,
+        },
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {"query_pre_attn_scalar": 24, "final_logit_softcapping": 5.0, **_WINDOW},
+    ),
+    "ministral3": ("Ministral3Config", {}),
+    "mistral": ("MistralConfig", _WINDOW),
+    "olmo2": ("Olmo2Config", {}),
+    "olmo3": ("Olmo3Config", _WINDOW),
+    "phi3": ("Phi3Config", {"original_max_position_embeddings": 512, **_WINDOW}),
+    "qwen2": ("Qwen2Config", {"use_sliding_window": True, "max_window_layers": 3, **_WINDOW}),
+    "qwen3_moe": ("Qwen3MoeConfig", _FEW_EXPERTS),
+}
+FAMILIES = sorted(tiny.FAMILIES | OTHERS)
+EXPERTS = {"granite_moe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}
+
+
+def make_family(folder: Path, family: str) -> Path:
+    """Write a tiny random model of ``family`` to ``folder`` and return it."""
+    with mock.patch.dict(tiny.FAMILIES, OTHERS):
+        return tiny.make_tiny_model(folder, family)
