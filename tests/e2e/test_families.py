@@ -19,8 +19,8 @@ pytestmark = pytest.mark.e2e
 PROMPT, TOKENS = list(range(5, 45)), 40
 EXIT_LAYER = 4
 COMMON = ["granite", "gemma2", "phi3"]
-RARE = ["gemma", "gemma3", "glm4", "granite_moe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"]
-RARE += ["smollm3"]  # through vLLM's Transformers backend
+RARE = ["ernie4_5", "gemma", "gemma3", "glm4", "granite_moe", "ministral3", "mixtral", "olmoe"]
+RARE += ["qwen2_moe", "qwen3_moe", "smollm3"]
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,13 @@ def _record_logits(worker) -> None:
 
 def _recorded_logits(worker) -> dict[int, torch.Tensor]:
     return getattr(worker, "seen", {})
+
+
+@pytest.mark.long
+def test_a_compiled_target_may_hand_over_no_residual(tmp_path: Path):
+    model = make_tiny_model(tmp_path / "granite", "granite")
+    init_head(str(model), model / "ppsd", exit_layer=EXIT_LAYER, head_type="transformer")
+    with e.engine(model, ppsd={}, dtype="float32", enforce_eager=False) as llm:
+        expected = Reference(model).greedy(PROMPT, TOKENS)
+        assert e.generate(llm, PROMPT, e.params(TOKENS)).tokens == expected
+        e.assert_drafted(llm)

@@ -14,7 +14,10 @@ class Reference:
     """A target without any engine around it."""
 
     def __init__(self, model: Path) -> None:
-        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        # Other implementations of attention leave out caps of its logits.
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], tokens: int) -> list[int]:

@@ -19,6 +19,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", {}),
     "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {}),
+    "ernie4_5": ("Ernie4_5Config", {}),
     "gemma": ("GemmaConfig", {}),
     "gemma2": (
         "Gemma2Config",
@@ -39,6 +40,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "GraniteMoeConfig",
         {"attention_multiplier": 0.1, "logits_scaling": 4.0, **_EXPERTS},
     ),
+    "ministral3": ("Ministral3Config", {}),
     "mixtral": ("MixtralConfig", _EXPERTS),
     "olmoe": ("OlmoeConfig", {"num_experts": 4, **_EXPERTS}),
     "phi3": ("Phi3Config", {"original_max_position_embeddings": 512}),

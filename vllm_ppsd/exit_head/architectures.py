@@ -37,6 +37,7 @@ PIPELINE = Architecture()
 LENS = Architecture(transformer_heads=False)
 
 ARCHITECTURES = {
+    "Ernie4_5ForCausalLM": PIPELINE,
     "Gemma2ForCausalLM": PIPELINE,
     "Gemma3ForCausalLM": PIPELINE,
     "GemmaForCausalLM": PIPELINE,
@@ -44,6 +45,7 @@ ARCHITECTURES = {
     "GraniteForCausalLM": PIPELINE,
     "GraniteMoeForCausalLM": LENS,
     "LlamaForCausalLM": PLAIN,
+    "Ministral3ForCausalLM": PIPELINE,
     "MistralForCausalLM": PLAIN,
     "MixtralForCausalLM": LENS,
     "OlmoeForCausalLM": LENS,

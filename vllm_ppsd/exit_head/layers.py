@@ -28,7 +28,7 @@ def build_layer(
         ExitHeadError: the class takes arguments that nothing is known of.
     """
     number = config.source_layer(index)
-    # A head's tensors are floats; its layers may read this of the config that they are given.
+    # A head's tensors are floats, and some classes take their quantisation from here.
     unquantised = copy.copy(vllm_config)
     unquantised.quant_config = None
     available = {
