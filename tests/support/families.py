@@ -28,7 +28,6 @@ OTHERS = {
         "Gemma3TextConfig",
         {"query_pre_attn_scalar": 24, "final_logit_softcapping": 5.0, **_WINDOW},
     ),
-    "ministral3": ("Ministral3Config", {}),
     "mistral": ("MistralConfig", _WINDOW),
     "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", _WINDOW),
