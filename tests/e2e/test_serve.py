@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from socket import AF_INET6
 
 import pytest
 from support.server import Tiny, serving
+from vllm.utils.network_utils import test_loopback_bind as can_bind
 
 pytestmark = pytest.mark.e2e
 
@@ -51,6 +53,15 @@ def test_serve(server: Tiny, model: Path):
     expected = whole.choices[0].text
     assert any(texts), "nothing was delivered before the server ended"
     assert all(text[: len(expected)] == expected[: len(text)] for text in texts)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not can_bind("::1", AF_INET6), reason="no IPv6 loopback")
+def test_stages_of_an_ipv6_host(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    variables = {"VLLM_LOOPBACK_IP": "::1"}
+    with serving(model, tmp_path / "server.log", monkeypatch, **variables) as server:
+        assert server.ask(20).usage.completion_tokens == 20
+        assert server.metric("spec_decode_num_draft_tokens_total") > 0
 
 
 def stream_to_the_end(server: Tiny) -> str:
