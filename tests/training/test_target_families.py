@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import EXPERTS, FAMILIES, make_family
+import transformers
+from support import tiny
+from support.families import FAMILIES, make_family
 from support.tiny import NUM_LAYERS, VOCAB_SIZE
 from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from vllm_ppsd.exit_head.architectures import ARCHITECTURES, Architecture
+from vllm_ppsd.exit_head.architectures import ARCHITECTURES
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
@@ -25,6 +28,11 @@ from vllm_ppsd.training.target import Target
 CPU = torch.device("cpu")
 EXIT_LAYER, TOP = 3, 8
 LENGTHS = [(4, 36), (20, 8), (2, 30)]
+
+
+def test_every_architecture_has_a_family():
+    kinds = [getattr(transformers, config).model_type for config, _ in tiny.FAMILIES.values()]
+    assert {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] for kind in kinds} == set(ARCHITECTURES)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -116,17 +124,14 @@ def test_the_comparison_before_caching_passes(target: Target, documents: list[Do
 
 
 def test_a_new_head_is_the_targets_first_layers_and_learns(
-    family: str,
     model: Path,
     own: Any,
     documents: list[Document],
     batch: Batch,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
     described = describe_target(model)
-    kind = Architecture(transformer_heads=family not in EXPERTS)
-    monkeypatch.setitem(ARCHITECTURES, described.architecture, kind)
+    kind = ARCHITECTURES[described.architecture]
     config = head_config(
         described,
         exit_layer=EXIT_LAYER,
