@@ -68,6 +68,7 @@ def test_a_stage_of_a_server_raises(
         assert f"Worker failed with error 'stage {stage}: KeyError: " in server.log.read_text()
 
 
+@pytest.mark.long
 def test_a_server_is_killed(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with serving(tiny_llama, tmp_path / "server.log", monkeypatch) as server:
         _, *children = server.family()
