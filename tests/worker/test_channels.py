@@ -145,3 +145,17 @@ def test_a_stranger_at_the_port_changes_nothing(says: bytes):
         pair.receiver.receive()
     pair.sender.send(Drafts(8))
     assert pair.receiver.receive() == Drafts(8)
+
+
+def test_a_receiver_that_is_gone_leaves_the_others_alone():
+    """ZeroMQ's one thread reports a socket's events, and waits if nobody is left to take them."""
+    other, pair = Pair(Kind.VERDICTS), Pair(Kind.DRAFTS)
+    pair.sender.send(Drafts(7))
+    assert pair.receiver.receive() == Drafts(7)
+    ends = pair.receiver._socket, pair.receiver._peers.events
+    pair.receivers.clear()
+    del pair.receiver
+    assert all(end.closed for end in ends)
+    pair.sender._sockets[0].close(0)
+    other.sender.send(Verdict(8))
+    assert other.receiver.receive() == Verdict(8)

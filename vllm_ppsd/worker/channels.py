@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -57,6 +58,7 @@ class Receiver(Generic[M]):
         self._poller = zmq.Poller()
         for socket in (self._socket, self._peers.events):
             self._poller.register(socket, zmq.POLLIN)
+        weakref.finalize(self, _close, self._socket, self._peers.events)
 
     def ready(self) -> bool:
         """Whether a message is there, so that ``receive`` would not wait."""
@@ -108,6 +110,17 @@ class Receiver(Generic[M]):
             # What a sender sent before it ended is received first.
             if self._peers.events in dict(self._poller.poll(int(1000 * left) + 1)):
                 self._peers.update()
+
+
+def _close(socket: zmq.Socket[bytes], events: zmq.Socket[bytes]) -> None:
+    """Close a receiving end; its events end first.
+
+    Where garbage collection closes ``events`` before, ZeroMQ's thread waits for ever to report
+    the next one, and nothing more reaches this process on any channel.
+    """
+    socket.disable_monitor()
+    for one in (socket, events):
+        one.close(0)
 
 
 class _Peers:
