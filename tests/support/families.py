@@ -8,7 +8,6 @@ from unittest import mock
 from support import tiny
 
 _WINDOW = {"sliding_window": 16}
-_FEW_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_local_experts": 4}
 # Windows are shorter than documents, and caps bend what they cap.
 TIGHTER = {
     "gemma2": (
@@ -27,7 +26,6 @@ TIGHTER = {
     "mistral": ("MistralConfig", _WINDOW),
     "phi3": ("Phi3Config", {"original_max_position_embeddings": 512, **_WINDOW}),
     "qwen2": ("Qwen2Config", {"use_sliding_window": True, "max_window_layers": 3, **_WINDOW}),
-    "qwen3_moe": ("Qwen3MoeConfig", _FEW_EXPERTS),
 }
 FAMILIES = sorted(tiny.FAMILIES | TIGHTER)
 

@@ -36,8 +36,8 @@ def find(
     Raises:
         ExitHeadError: PPSD does not know the model, there is no head for it, or it is broken.
     """
-    check_model(model, revision, download_dir)
     if named not in (None, METHOD):
+        check_model(model, revision, download_dir)
         return ExitHeadFolder.open(named)
     folder = model_folder(model, revision, download_dir)
     if (folder / METHOD).is_dir():
