@@ -42,7 +42,7 @@ class Head:
 def draft(how: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
     head: Any = Head()
     drafter = HeadDrafter(head, FakePort(**sampling), how, with_probabilities=False)
-    return [one.token for one in drafter.draft(STATES, LAST, wanted)]
+    return [one.token for (one,) in drafter.draft(STATES, LAST, wanted)]
 
 
 def test_greedy_requests_keep_the_most_probable_draft():
@@ -65,6 +65,6 @@ def test_where_nothing_is_wanted_the_heads_entries_are_kept():
 def test_probabilities_come_with_the_drafts_where_they_are_read():
     head: Any = Head()
     drafter = HeadDrafter(head, FakePort(temperature=0.0), None, with_probabilities=True)
-    (one,) = drafter.draft(STATES, LAST[:1], WANTED[:1])
+    ((one,),) = drafter.draft(STATES, LAST[:1], WANTED[:1])
     best = torch.tensor([0.0, 0.5, 1.0, -1.0]).softmax(-1).max().item()
     assert one == Draft(8, probability=best)

@@ -29,7 +29,7 @@ def make(path: Path, acceptance: float, seed: int = 0) -> RecordedDrafter:
 def drafts(path: Path, acceptance: float, seed: int = 0) -> list[int]:
     wanted = [Wanted(0, "a", len(PROMPT) + i) for i in range(len(OUTPUT))]
     drafted = make(path, acceptance, seed).draft(STATES, NOTHING, wanted)
-    return [draft.token for draft in drafted]
+    return [draft.token for (draft,) in drafted]
 
 
 @pytest.fixture
@@ -51,7 +51,12 @@ def test_it_repeats_itself_by_seed(record: Path):
 
 def test_beyond_the_record_it_drafts_a_wrong_token(record: Path):
     wanted = [Wanted(0, "a", len(PROMPT) + len(OUTPUT)), Wanted(1, "b", 5)]
-    assert [d.token for d in make(record, 1.0).draft(STATES, NOTHING, wanted)] == [0, 0]
+    assert make(record, 1.0).draft(STATES, NOTHING, wanted) == [(Draft(0),)] * 2
+
+
+def test_a_burst_goes_on_in_the_record(record: Path):
+    (burst,) = make(record, 1.0).draft(STATES, NOTHING, [Wanted(0, "a", len(PROMPT), length=3)])
+    assert burst == tuple(Draft(token, step=1 + i) for i, token in enumerate(OUTPUT[:3]))
 
 
 def test_a_broken_record_is_named(tmp_path: Path):
@@ -66,11 +71,14 @@ def test_a_broken_record_is_named(tmp_path: Path):
 def test_the_drafter_in_whose_place_it_stands_runs_all_the_same(record: Path):
     class Inner(FakeDrafter):
         def draft(self, states, last, wanted):
-            return [replace(d, probability=0.5) for d in super().draft(states, last, wanted)]
+            return [
+                (replace(draft, probability=0.5),)
+                for (draft,) in super().draft(states, last, wanted)
+            ]
 
     inner = Inner()
     config = SyntheticDrafter(record=str(record), acceptance=1.0)
     outer = RecordedDrafter(read_record(record), config, 2000, PROMPTS.__getitem__, inner)
     wanted = [Wanted(0, "a", len(PROMPT))]
-    assert outer.draft(STATES, NOTHING, wanted) == [Draft(OUTPUT[0], probability=0.5)]
+    assert outer.draft(STATES, NOTHING, wanted) == [(Draft(OUTPUT[0], probability=0.5),)]
     assert inner.wanted == [wanted]

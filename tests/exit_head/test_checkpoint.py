@@ -62,7 +62,9 @@ def test_truncated_weights_are_refused(head: Path):
     [
         ({"head_kind": "lens"}, "head_kind"),
         ({"start_layer": 5}, "only the transformer head has layers"),
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 3}, "format_version"),
+        ({"steps": 4}, "only the transformer head goes on from its own prediction"),
+        ({"steps": 9}, "steps"),
         ({"head_type": "mlp"}, "mlp heads are no longer supported"),
         ({"intermediate_size": 32}, "mlp heads are no longer supported"),
         ({"head_type": "transformer"}, "num_layers"),

@@ -74,7 +74,16 @@ class FakeDrafter:
     def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Any:
         self.states.append(states)
         self.wanted.append(list(wanted))
-        return [Draft(100 + one.position) for one in wanted]
+        return [
+            tuple(Draft(100 + one.position + i, step=1 + i) for i in range(one.length))
+            for one in wanted
+        ]
+
+    def go_on(self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]) -> Any:
+        return [
+            tuple(Draft(100 + one.position + i, step=2 + i) for i in range(one.length))
+            for one in wanted
+        ]
 
     def write_entries(self, states: ExitStates) -> None:
         pass

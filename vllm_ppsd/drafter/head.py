@@ -39,7 +39,7 @@ class HeadDrafter:
 
     def draft(
         self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[Draft]:
+    ) -> Sequence[tuple[Draft, ...]]:
         if not wanted:
             self.write_entries(states)
             return []
@@ -47,11 +47,16 @@ class HeadDrafter:
         if self._draw is not None:
             tokens = self._drawn(self._draw, wanted, logits, tokens)
         if not self._with_probabilities:
-            return [Draft(token) for token in tokens.tolist()]
+            return [(Draft(token),) for token in tokens.tolist()]
         return [
-            Draft(token, probability=probability)
+            (Draft(token, probability=probability),)
             for token, probability in zip(tokens.tolist(), probabilities.tolist(), strict=True)
         ]
+
+    def go_on(
+        self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]
+    ) -> Sequence[tuple[Draft, ...]]:
+        raise NotImplementedError("continuations are not served yet")
 
     def write_entries(self, states: ExitStates) -> None:
         self._head.write_entries(*states)

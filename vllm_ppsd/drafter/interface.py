@@ -28,19 +28,21 @@ class ExitStates(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A draft that is asked for.
+    """Consecutive drafts of one request that are asked for.
 
     Attributes:
         row: of the request in the runner's batch.
         request_id: the engine's id.
-        position: of the draft in the sequence.
+        position: of the first draft in the sequence.
         depth: how many drafts of this step lie before it.
+        length: how many drafts; all but the first are continuations.
     """
 
     row: int
     request_id: str
     position: int
     depth: int = 0
+    length: int = 1
 
 
 class Drafter(Protocol):
@@ -48,13 +50,36 @@ class Drafter(Protocol):
 
     def draft(
         self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[Draft]:
+    ) -> Sequence[tuple[Draft, ...]]:
         """Take in what a pass made, and return the drafts that are wanted.
 
         Args:
             states: of the whole pass; key/value entries are kept of all of it.
-            last: int64 [wanted], where the token that each draft follows is among the pass's.
+            last: int64 [wanted], where the token that each first draft follows is among the
+                pass's.
             wanted: the drafts; may be none.
+
+        Returns:
+            Per request that is asked about, ``length`` drafts, the first behind an exit state.
+        """
+
+    def go_on(
+        self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]
+    ) -> Sequence[tuple[Draft, ...]]:
+        """Draft behind known tokens that no pass has run over yet.
+
+        All drafts are continuations: the first from the target's final state of the token
+        before the known one. Called outside the forward context of a pass. Key/value entries of
+        the head are written from the known token's position on, one a draft; the next pass over
+        these positions writes them again.
+
+        Args:
+            final: [wanted, hidden], the LM head's input that the known tokens were sampled from.
+            tokens: the known tokens, each at ``position - 1`` of what is wanted behind it.
+            wanted: the drafts.
+
+        Returns:
+            As ``draft``.
         """
 
     def write_entries(self, states: ExitStates) -> None:

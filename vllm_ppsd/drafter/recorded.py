@@ -58,15 +58,19 @@ class RecordedDrafter:
 
     def draft(
         self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[Draft]:
-        probabilities: list[float | None] = [None] * len(wanted)
-        if self._inner is not None:
-            drafts = self._inner.draft(states, last, wanted)
-            probabilities = [draft.probability for draft in drafts]
-        return [
-            Draft(self._recorded(one), probability=probability)
-            for one, probability in zip(wanted, probabilities, strict=True)
-        ]
+    ) -> Sequence[tuple[Draft, ...]]:
+        if self._inner is None:
+            return [self._burst(one) for one in wanted]
+        bursts = self._inner.draft(states, last, wanted)
+        return [self._burst(one, inner) for one, inner in zip(wanted, bursts, strict=True)]
+
+    def go_on(
+        self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]
+    ) -> Sequence[tuple[Draft, ...]]:
+        if self._inner is None:
+            return [self._burst(one) for one in wanted]
+        bursts = self._inner.go_on(final, tokens, wanted)
+        return [self._burst(one, inner) for one, inner in zip(wanted, bursts, strict=True)]
 
     def write_entries(self, states: ExitStates) -> None:
         if self._inner is not None:
@@ -76,8 +80,18 @@ class RecordedDrafter:
         if self._inner is not None:
             self._inner.warm_up(states)
 
-    def _recorded(self, wanted: Wanted) -> int:
-        """Return the recorded token, or by chance another one.
+    def _burst(self, wanted: Wanted, inner: Sequence[Draft] = ()) -> tuple[Draft, ...]:
+        """Return the drafts that are wanted, with the inner drafter's steps and probabilities."""
+        tokens = [self._recorded(wanted, wanted.position + i) for i in range(wanted.length)]
+        if not inner:
+            return tuple(Draft(token, step=1 + i) for i, token in enumerate(tokens))
+        return tuple(
+            Draft(token, draft.step, draft.probability)
+            for token, draft in zip(tokens, inner, strict=True)
+        )
+
+    def _recorded(self, wanted: Wanted, position: int) -> int:
+        """Return the token recorded for a position, or by chance another one.
 
         Past the end of the recorded output, or for a prompt that was not recorded,
         the draft is token 0, as good as wrong; the latter is logged once a request.
@@ -93,7 +107,7 @@ class RecordedDrafter:
                     wanted.request_id,
                 )
             return 0
-        index = wanted.position - len(prompt)
+        index = position - len(prompt)
         if index >= len(output):
             return 0
         choice = random.Random(f"{self._seed}:{hash(prompt)}:{index}").random()

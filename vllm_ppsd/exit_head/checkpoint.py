@@ -38,6 +38,9 @@ def expected_shapes(config: ExitHeadConfig) -> dict[str, tuple[int, ...]]:
     for index in range(len(config.deeper_layers)):
         shapes[f"deeper_in.{index}.weight"] = (hidden, hidden)
         shapes[f"deeper_out.{index}.weight"] = (hidden, hidden)
+    if config.steps > 1:
+        shapes["fuse.weight"] = (hidden, 2 * hidden)
+        shapes["fuse.bias"] = (hidden,)
     if config.draft_vocab_size is not None:
         shapes["draft_token_ids"] = (config.draft_vocab_size,)
     return shapes

@@ -43,13 +43,16 @@ class ExitHeadConfig(BaseModel):
             later stage, whose states it reads too: of the token before from the second
             stage, of the one before that from the third, and so on. Empty for a head
             that reads the exit's state alone.
+        steps: draft steps that the head was trained for. Step 1 reads the exit's state; every
+            further one is a continuation, from a predicted final state and the token drafted
+            there. 1 for a head without continuations, as all of format version 1 are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     speculators_model_type: Literal["ppsd"] = "ppsd"
     architectures: list[Literal["PPSDExitHead"]] = ["PPSDExitHead"]
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     head_type: HeadType
     exit_layer: int = Field(ge=1)
     num_layers: int = Field(default=0, ge=0)
@@ -57,6 +60,7 @@ class ExitHeadConfig(BaseModel):
     output_map: bool = False
     draft_vocab_size: int | None = Field(default=None, ge=1)
     deeper_layers: list[int] = []
+    steps: int = Field(default=1, ge=1, le=8)
     target: Target
 
     @property
@@ -127,6 +131,13 @@ class ExitHeadConfig(BaseModel):
                 f"draft_vocab_size {self.draft_vocab_size} exceeds the target's "
                 f"vocabulary of {self.target.vocab_size}"
             )
+        if self.steps > 1 and self.head_type != "transformer":
+            raise ValueError(
+                f"steps is {self.steps}, but the head_type is {self.head_type!r}; only the "
+                "transformer head goes on from its own prediction"
+            )
+        if self.steps > 1 and self.format_version == 1:
+            raise ValueError(f"steps is {self.steps}, but format_version 1 has none; write 2")
         stages = self.stages
         if stages and (min(stages) < 1 or self.deeper_layers[-1] != layers):
             raise ValueError(

@@ -57,6 +57,7 @@ def head_config(
     output_map: bool = False,
     draft_vocab_size: int | None = None,
     deeper_layers: Sequence[int] = (),
+    steps: int = 1,
 ) -> ExitHeadConfig:
     """Return the config of a head for ``target``; ``lens`` heads have no layers to number.
 
@@ -72,6 +73,7 @@ def head_config(
         output_map=output_map,
         draft_vocab_size=draft_vocab_size,
         deeper_layers=list(deeper_layers),
+        steps=steps,
         target=target,
     )
 
@@ -81,7 +83,7 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
 
     The final norm is the target's own, the output map the identity, what the input map
     adds zero. A ``transformer`` head starts from the target's layers behind
-    ``first_layer``; the projections of deeper states are zero.
+    ``first_layer``; the projections of deeper states and the fusion of continuations are zero.
 
     Raises:
         ExitHeadError: the target holds no final norm, or is quantised in a way that nothing
@@ -100,7 +102,7 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
     if config.start_layer is not None:
         tensors["input_map.weight"] = torch.zeros(hidden, hidden, dtype=dtype)
         tensors["input_map.bias"] = torch.zeros(hidden, dtype=dtype)
-    tensors |= zero_projections(config, dtype)
+    tensors |= zero_maps(config, dtype)
     for index in range(config.num_layers):
         source = f"model.layers.{config.source_layer(index)}."
         tensors |= {
@@ -110,14 +112,22 @@ def initial_tensors(model: str, config: ExitHeadConfig) -> dict[str, torch.Tenso
     return tensors
 
 
-def zero_projections(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return a multi-depth head's projections of deeper states, all zero."""
+def zero_maps(config: ExitHeadConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the maps that a head may gain later, all zero.
+
+    They are a multi-depth head's projections of deeper states, and the fusion that a head with
+    continuations goes on by.
+    """
     hidden = config.target.hidden_size
-    return {
+    maps = {
         f"deeper_{end}.{index}.weight": torch.zeros(hidden, hidden, dtype=dtype)
         for index in range(len(config.deeper_layers))
         for end in ("in", "out")
     }
+    if config.steps > 1:
+        maps["fuse.weight"] = torch.zeros(hidden, 2 * hidden, dtype=dtype)
+        maps["fuse.bias"] = torch.zeros(hidden, dtype=dtype)
+    return maps
 
 
 def read_tensors(folder: Path, prefix: str) -> dict[str, torch.Tensor]:

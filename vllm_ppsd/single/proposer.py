@@ -167,4 +167,4 @@ class EarlyExitProposer:
         ]
         with self._port.draft_context(rows, at, depth) as positions:
             states = ExitStates(positions, *self._early(input_ids, positions))
-            return self.drafter.draft(states, every, wanted)
+            return [burst[0] for burst in self.drafter.draft(states, every, wanted)]

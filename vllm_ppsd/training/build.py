@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
-from vllm_ppsd.exit_head.create import initial_tensors, read_tensors, zero_projections
+from vllm_ppsd.exit_head.create import initial_tensors, read_tensors, zero_maps
 from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary
@@ -44,7 +44,7 @@ def trained(
     """
     folder.check_target(model)
     config = config or folder.config
-    tensors = zero_projections(config, torch.bfloat16) | folder.tensors()
+    tensors = zero_maps(config, torch.bfloat16) | folder.tensors()
     return _build(model, config, tensors, tensors.pop(DRAFT_TOKENS, None))
 
 

@@ -96,8 +96,8 @@ class ProposerStage(NonLastStage):
         with self.events.span(What.DRAFT), self._port.within(batch):
             drafted = drafter.draft(exit_states, last, wanted)
         drafts = Drafts(tick.number)
-        for one, draft in zip(wanted, drafted, strict=True):
-            drafts.candidates[one.request_id] = (Candidate((draft,)),)
+        for one, burst in zip(wanted, drafted, strict=True):
+            drafts.candidates[one.request_id] = (Candidate(burst),)
         self._draft_book.propose(drafts)
         return drafts
 
