@@ -24,7 +24,7 @@ DRAFTS = 3
     [
         ("llama", "transformer"),
         ("qwen2", "lens"),
-        ("qwen3", "transformer"),
+        pytest.param("qwen3", "transformer", marks=pytest.mark.long),
         pytest.param("phi3", "transformer", marks=pytest.mark.long),
     ],
 )
