@@ -34,6 +34,10 @@ class SyntheticDrafter(BaseModel):
     seed: int = 0
 
 
+MOST_CONTINUATIONS = 8
+"""How often a head goes on at most, which may be more often than it was trained for."""
+
+
 @config
 class PPSDConfig(SpeculativeConfig):
     """vLLM's speculative config for the method ``ppsd``.
@@ -71,6 +75,10 @@ class PPSDConfig(SpeculativeConfig):
     ``probabilistic`` (one device), drawn from the head's distribution, which vLLM's
     rejection sampler is given."""
 
+    head_steps: int = Field(default=1, ge=1)
+    """Draft steps that the head was trained for; above 1 it has continuations, and on one
+    device drafts with them alone."""
+
     deeper_layers: list[int] = dataclasses.field(default_factory=list)
     """Of a multi-depth head, the ends of the stages whose states it reads."""
 
@@ -95,6 +103,11 @@ class PPSDConfig(SpeculativeConfig):
             raise PPSDConfigError(
                 f"draft_threshold={self.draft_threshold} is for one device (pipeline size 1); in "
                 "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
+            )
+        if self.head_steps > 1 and not self.is_pipelined and self.max_drafts > MOST_CONTINUATIONS:
+            raise PPSDConfigError(
+                f"num_speculative_tokens={self.max_drafts}, but a head goes on for at most "
+                f"{MOST_CONTINUATIONS} tokens; ask for so many or fewer"
             )
         other = "probabilistic" if self.is_pipelined else "coupled"
         if self.draft_sampling == other:
