@@ -9,6 +9,7 @@ hold no rule of their own.
 """
 
 from vllm_ppsd.protocol.acceptance import AcceptanceBook
+from vllm_ppsd.protocol.bursts import BurstPlan
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.diagonal import DiagonalBook
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
@@ -25,6 +26,7 @@ from vllm_ppsd.protocol.tick import (
     Drafts,
     Lane,
     Outcome,
+    PartTimes,
     Retired,
     Shape,
     Tick,
@@ -34,6 +36,7 @@ from vllm_ppsd.protocol.tick import (
 __all__ = [
     "AcceptanceBook",
     "Admitted",
+    "BurstPlan",
     "Candidate",
     "Copy",
     "Decoding",
@@ -48,6 +51,7 @@ __all__ = [
     "MissingDraftError",
     "OrderError",
     "Outcome",
+    "PartTimes",
     "Retired",
     "RetirementBook",
     "Shape",
