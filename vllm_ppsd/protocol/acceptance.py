@@ -172,7 +172,7 @@ class StepBook:
         change = (hit - known) / SHAPE_MEMORY
         steps = tuple(
             _rate(rate + change * (1.0 if s == step and not reentry else SHARED))
-            if (s == step or step > 1 and s > 1)
+            if (s == step or (step > 1 and s > 1))
             else rate
             for s, rate in enumerate(overall.steps, 1)
         )

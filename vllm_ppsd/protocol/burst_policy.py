@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+
 from vllm_ppsd.protocol.acceptance import STEPS, Rates, StepBook
 from vllm_ppsd.protocol.burst_value import tokens_per_second
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
@@ -17,8 +19,15 @@ from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
 DOUBT = 500
 """Ticks without drafts after which low acceptance rates are mostly doubted, and tried anew."""
 
+EQUAL = 0.99
+"""Of plans that promise this share of the best one's yield, the one of least depth is taken: less
+is thrown away, and several requests stay together."""
+
 BETTER = 1.02
 """Times what a plan yields that another must promise to take its place."""
+
+LONG = 4
+"""Tokens of a following lane where the search for long lanes starts."""
 
 PATIENCE = 32
 """Ticks between two looks at a request's plan, unless the number of requests changes."""
@@ -71,11 +80,16 @@ class BurstPolicy:
             times: what the parts of a tick take now.
         """
         self._asked += 1
-        changed = len(request_ids) != self._requests
-        self._requests = len(request_ids)
+        if len(request_ids) != self._requests:
+            self._requests = len(request_ids)
+            self._looks.clear()
+        looked = False
         for request_id in request_ids:
             plan = self._plans.get(request_id)
-            if plan is None or changed or self._looks[request_id] <= self._asked:
+            due = self._looks.get(request_id, 0) <= self._asked
+            # A look may take some milliseconds, so requests take turns.
+            if plan is None or (due and not looked):
+                looked = True
                 plan = self._plans[request_id] = self._look(request_id, plan, times)
                 self._looks[request_id] = self._asked + PATIENCE
             if plan == PLAIN:
@@ -122,15 +136,19 @@ class BurstPolicy:
         def worth(plan: BurstPlan) -> float:
             return self.value(plan, times, rates, requests)
 
-        best = {"plain": PLAIN}
+        best: dict[str, BurstPlan] = {"plain": PLAIN}
+        long = PLAIN
         verified = [BurstPlan(k, 1, 0) for k in range(1, self._steps)]
         if verified:
-            best["draft, then verify"] = max(verified, key=worth)
+            long = best["draft, then verify"] = max(verified, key=worth)
+        long = BurstPlan(long.reentry, min(LONG, self._steps), 0)
         for depth in self._depths(times):
             chain = BurstPlan(0, 1, depth)
-            bursts = self._climb(chain, worth)
+            # Single steps may stop short of the best, so they start from two ends.
+            starts = (chain, msgspec.structs.replace(long, depth=depth))
+            bursts = long = max((self._climb(start, worth) for start in starts), key=worth)
             for name, plan in (("one token a lane", chain), ("bursts", bursts)):
-                if name not in best or worth(plan) > worth(best[name]):
+                if name not in best or EQUAL * worth(plan) > worth(best[name]):
                     best[name] = plan
         return dict(sorted(best.items(), key=lambda item: -worth(item[1])))
 
@@ -145,7 +163,10 @@ class BurstPolicy:
         def worth(plan: BurstPlan) -> float:
             return self.value(plan, rounded, rates, requests)
 
-        best = drafting[0] if drafting else PLAIN
+        best = PLAIN
+        if drafting:
+            equals = [plan for plan in drafting if worth(plan) >= EQUAL * worth(drafting[0])]
+            best = min(equals, key=lambda plan: plan.depth)
         if before is not None and before != PLAIN and worth(best) < BETTER * worth(before):
             best = before
         least = 1.0 if requests == 1 else self._margin

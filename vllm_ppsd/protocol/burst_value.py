@@ -28,7 +28,7 @@ def tokens_per_second(plan: BurstPlan, times: StageTimes, rates: Rates, requests
     if not plan.depth:
         return _verified(plan, times, rates, requests)
     cycle = _Cycle(plan, times, rates)
-    beside = _Beside(0.0, (0.0,) * len(times.stages), 0.0, 0.0)
+    beside = _Beside(0.0, (0.0,) * len(times.stages), 0.0, 0.0, 0.0, 0.0)
     expected = cycle.expected(beside)
     if requests > 1:
         for _ in range(ROUNDS):
@@ -62,6 +62,12 @@ def _verified(plan: BurstPlan, times: StageTimes, rates: Rates, requests: int) -
 ROUNDS = 4
 """Times that what other requests add to a tick is worked out anew."""
 
+APART = 0.25
+"""How often a request that shares its ticks with others does not; fitted to the simulator."""
+
+BLURRED = 4
+"""Ticks behind which several requests are not in step any more."""
+
 LIKELY = 1e-3
 """Lanes that a cycle reaches less often than this are not followed one by one."""
 
@@ -74,13 +80,17 @@ class _Beside:
         lanes: of theirs.
         rows: of these lanes, by stage.
         roots: how many of the lanes are roots.
-        wait: for a tick without us on stage 0 to end.
+        root_wait: of a root for a tick without us on stage 0 to end.
+        lane_wait: the same, of a lane that a verdict lets in.
+        pace: least time between two lanes of ours.
     """
 
     lanes: float
     rows: tuple[float, ...]
     roots: float
-    wait: float
+    root_wait: float
+    lane_wait: float
+    pace: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,7 @@ class _Cycle:
         weights: list[float] = []
         right = 1.0
         regular = 2 * (plan.depth + len(self._times.stages))
-        while len(weights) < 2 or reached > LIKELY and len(weights) < regular:
+        while len(weights) < 2 or (reached > LIKELY and len(weights) < regular):
             chance, got = self._following if weights else self._root
             tokens += reached * got
             weights.append(reached * (1 - chance))
@@ -181,21 +191,25 @@ class _Cycle:
         share = min(1.0, expected.lanes * expected.tick / expected.seconds)
         lanes = (requests - 1) * share
         lanes *= min(1.0, lanes)
-        at_work = 1 - (1 - share) ** (requests - 1)
+        # Who shares our ticks holds us up only where we have come apart.
+        always = 1 - (1 - share) ** (requests - 1)
+        apart = 1 - (1 - share) ** (requests - 1 - lanes)
         return _Beside(
             lanes,
             tuple(lanes * rows / expected.lanes for rows in expected.rows),
             lanes / expected.lanes,
-            at_work * expected.tick / 2,
+            APART * always * expected.tick / 2,
+            (APART * always + (1 - APART) * apart) * expected.tick / 2,
+            share * expected.tick,
         )
 
     def _send(self, before: list[_Sent], beside: _Beside) -> _Sent:
         """Send the next lane of the chain."""
         plan, times = self._plan, self._times
         newest = before[-1] if before else None
-        start = newest.drafted if newest else 0.0
+        start = max(newest.drafted, newest.start + beside.pace) if newest else 0.0
         if len(before) > plan.depth and (due := before[-1 - plan.depth].verdict) > start:
-            start = due + beside.wait
+            start = due + beside.lane_wait
         roots = beside.roots
         if newest:
             rows = plan.following
@@ -219,13 +233,16 @@ class _Cycle:
     def _restart(self, verdict: float, came: list[_Sent], beside: _Beside) -> float:
         """Return when the next root enters, or later if it has to wait behind stale lanes."""
         times, newest = self._times, came[-1]
+        others = min(1.0, beside.lanes)
         if verdict >= newest.drafted:
-            start = verdict + beside.wait
-        elif verdict > newest.ends[0]:
+            start = verdict + beside.root_wait
+        else:
             start = newest.drafted
-        else:  # nobody drafts behind the stale lane, but behind the others in its tick
-            others = min(1.0, beside.lanes)
-            start = newest.ends[0] + others * (newest.drafted - newest.ends[0])
+            if verdict <= newest.ends[0]:  # nothing is drafted behind the stale lane alone
+                start = newest.ends[0] + others * (newest.drafted - newest.ends[0])
+            # Ticks of many requests differ, and so does where in one the verdict comes.
+            any_time = verdict + (newest.drafted - newest.start) / 2
+            start += others * min(1.0, (len(came) - 1) / BLURRED) * (any_time - start)
         late = 0.0
         arrives = start + times.continuations(self._plan.reentry)
         for stage in range(len(times.stages) - 1):
