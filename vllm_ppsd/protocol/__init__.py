@@ -3,12 +3,14 @@
 ``tick`` holds the values that travel. ``flight`` and ``numbering`` are the scheduler's side of the
 protocol, ``drafting`` is stage 0's, ``pruning`` that of every stage before the last, ``retirement``
 the scorer's (last stage); ``slots`` says on all of them where the entries of siblings are;
-``load`` and ``costs`` decide which requests draft when many share the stages. The adapters in
+``load`` and ``costs`` decide which requests draft when many share the stages; ``bursts`` says how
+long a request's lanes are. The adapters in
 ``vllm_ppsd.engine`` and ``vllm_ppsd.worker`` translate vLLM's structures into calls of these and
 hold no rule of their own.
 """
 
 from vllm_ppsd.protocol.acceptance import AcceptanceBook
+from vllm_ppsd.protocol.bursts import BurstPlan
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.diagonal import DiagonalBook
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
@@ -34,6 +36,7 @@ from vllm_ppsd.protocol.tick import (
 __all__ = [
     "AcceptanceBook",
     "Admitted",
+    "BurstPlan",
     "Candidate",
     "Copy",
     "Decoding",
