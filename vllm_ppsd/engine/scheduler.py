@@ -7,8 +7,8 @@ sent, and rewinds a request where the last stage's verdict says that a draft was
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -113,7 +113,8 @@ class PPSDScheduler(AsyncScheduler):
                     self._judged[lane.request_id] = outcome, drafts
             # A flush takes back what a cut burst leaves over, with all that is behind it, and
             # the statistics are of outcomes.
-            scheduler_output = replace(scheduler_output, scheduled_spec_decode_tokens={})
+            scheduler_output = copy.copy(scheduler_output)
+            scheduler_output.scheduled_spec_decode_tokens = {}
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def _update_request_with_output(

@@ -142,6 +142,11 @@ class Tick(msgspec.Struct, frozen=True):
             return Shape(0, 0)
         return self.shapes.get(request_id, ONE_TOKEN)
 
+    @property
+    def reentries(self) -> list[Lane]:
+        """The lanes that are re-entry bursts."""
+        return [lane for lane in self.lanes if lane.is_root and lane.drafted]
+
 
 class Draft(msgspec.Struct, frozen=True):
     """A token that the exit head proposes.
