@@ -50,8 +50,14 @@ class ModelShape:
         return head.num_layers + weights / self.layer_weights
 
     def draft_cost(self, head: ExitHeadConfig) -> float:
-        """Weights that a draft reads on one device, as a share of a full pass's."""
-        draft = head.exit_layer + self.head_cost(head)
+        """Weights that a draft reads on one device, as a share of a full pass's.
+
+        A continuation reads the head and its fusion, any other draft the layers before the exit.
+        """
+        before: float = head.exit_layer
+        if head.steps > 1:
+            before = 2 * self.hidden_size**2 / self.layer_weights
+        draft = before + self.head_cost(head)
         return draft / (self.num_layers + self.lm_head_cost)
 
     def tick_costs(self, partition: Sequence[int], head: ExitHeadConfig | None) -> TickCosts:

@@ -9,6 +9,7 @@ from support.fake_runner import FakePort
 
 from vllm_ppsd.drafter.head import HeadDrafter
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
+from vllm_ppsd.exit_head.module import Guess
 from vllm_ppsd.protocol import Draft
 from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.noise import state
@@ -33,7 +34,8 @@ class Head:
 
     def __call__(self, positions: Any, hidden: Any, residual: Any, rows: Any, deeper: Any) -> Any:
         logits = torch.tensor([0.0, 0.5, 1.0, -1.0]).expand(len(rows), -1)
-        return torch.full((len(rows),), 8), logits.softmax(-1).amax(-1), logits
+        drafts = torch.full((len(rows),), 8)
+        return Guess(drafts, logits.softmax(-1).amax(-1), logits, torch.zeros(len(rows), 4))
 
     def write_entries(self, positions: Any, hidden: Any, residual: Any, deeper: Any) -> None:
         self.kept += len(positions)
@@ -41,7 +43,7 @@ class Head:
 
 def draft(how: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
     head: Any = Head()
-    drafter = HeadDrafter(head, FakePort(**sampling), how, with_probabilities=False)
+    drafter = HeadDrafter(head, None, FakePort(**sampling), how, with_probabilities=False)
     return [one.token for (one,) in drafter.draft(STATES, LAST, wanted)]
 
 
@@ -58,13 +60,13 @@ def test_sampled_requests_are_drawn_by_position():
 
 def test_where_nothing_is_wanted_the_heads_entries_are_kept():
     head: Any = Head()
-    assert HeadDrafter(head, FakePort(), None, False).draft(STATES, LAST, []) == []
+    assert HeadDrafter(head, None, FakePort(), None, False).draft(STATES, LAST, []) == []
     assert head.kept == 40
 
 
 def test_probabilities_come_with_the_drafts_where_they_are_read():
     head: Any = Head()
-    drafter = HeadDrafter(head, FakePort(temperature=0.0), None, with_probabilities=True)
+    drafter = HeadDrafter(head, None, FakePort(temperature=0.0), None, with_probabilities=True)
     ((one,),) = drafter.draft(STATES, LAST[:1], WANTED[:1])
     best = torch.tensor([0.0, 0.5, 1.0, -1.0]).softmax(-1).max().item()
     assert one == Draft(8, probability=best)

@@ -64,7 +64,9 @@ class Plans:
         rng = self._rng
         if request.use_structured_output:
             return PLAIN
-        return BurstPlan(rng.choice([0, 1, 3, 7]), rng.choice([1, 1, 2, 3, 8]), rng.choice([0, 1, 1]))
+        return BurstPlan(
+            rng.choice([0, 1, 3, 7]), rng.choice([1, 1, 2, 3, 8]), rng.choice([0, 1, 1])
+        )
 
 
 def drafting(record: Path, acceptance: float = 0.5, **burst: int) -> dict[str, Any]:
@@ -78,9 +80,7 @@ def drafting(record: Path, acceptance: float = 0.5, **burst: int) -> dict[str, A
 
 def record_of(mixes: Any, expected: dict[str, Got], folder: Path) -> Path:
     record = folder / "record.jsonl"
-    write_record(
-        record, [(a.prompt, expected[a.name].tokens[0]) for mix in mixes for a in mix]
-    )
+    write_record(record, [(a.prompt, expected[a.name].tokens[0]) for mix in mixes for a in mix])
     return record
 
 

@@ -52,14 +52,14 @@ def _record_logits(worker) -> None:
     if worker.ppsd.drafter is None:
         return
     head = worker.ppsd.drafter._head
-    logits, worker.seen = head.logits, {}
+    forward, worker.seen = head.forward, {}
 
     def recording(positions, hidden_states, residual, rows, deeper):
-        result = logits(positions, hidden_states, residual, rows, deeper)
-        worker.seen |= dict(zip(positions[rows].tolist(), result.float(), strict=True))
-        return result
+        guess = forward(positions, hidden_states, residual, rows, deeper)
+        worker.seen |= dict(zip(positions[rows].tolist(), guess.logits, strict=True))
+        return guess
 
-    head.logits = recording
+    head.forward = recording
 
 
 def _recorded_logits(worker) -> dict[int, torch.Tensor]:

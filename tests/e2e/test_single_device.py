@@ -1,4 +1,4 @@
-"""One device: drafts through the early layers, verified by the whole target."""
+"""One device: drafts of every kind, verified by the whole target."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import engine as e
+from support.heads import with_steps
 from support.reference import Reference
 from support.tiny import make_tiny_model
 
@@ -23,6 +24,7 @@ DRAFTS = 3
     ("family", "kind"),
     [
         ("llama", "transformer"),
+        ("llama", "steps"),
         ("qwen2", "lens"),
         ("qwen3", "transformer"),
         pytest.param("phi3", "transformer", marks=pytest.mark.long),
@@ -30,7 +32,12 @@ DRAFTS = 3
 )
 def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str):
     model = make_tiny_model(tmp_path / family, family)
-    init_head(str(model), model / "ppsd", exit_layer=3, head_type=kind)
+    head = model / "ppsd"
+    if kind == "steps":
+        init_head(str(model), tmp_path / "one", exit_layer=3, head_type="transformer")
+        with_steps(tmp_path / "one", head, steps=2)
+    else:
+        init_head(str(model), head, exit_layer=3, head_type=kind)
     reference = Reference(model)
     expected = [reference.greedy(prompt, TOKENS) for prompt in PROMPTS]
     # 8 blocks hold about half of what the five requests need at once.

@@ -30,7 +30,7 @@ def test_a_lens_norms_and_shapes_logits_as_the_target(
     init_head(str(model), model / "ppsd", exit_layer=4)
     states, every = torch.randn(TOKENS, 128), torch.arange(TOKENS)
     with served_head(model / "ppsd", model) as head:
-        logits = head.logits(every, states, None, every).clone()
+        logits = head(every, states, None, every).logits.clone()
     torch.testing.assert_close(logits, Reference(model).logits_of(states), rtol=1e-4, atol=1e-4)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from support.fake_runner import FakePort
+import torch
+from support.fake_runner import HIDDEN, FakePort
 
 from vllm_ppsd.protocol import Draft
 from vllm_ppsd.runner.port import Verified
@@ -19,7 +20,7 @@ class Counting(EarlyExitProposer):
     def __init__(self, lengths: list[int], drafts: int, threshold: float, prompt: int = 1) -> None:
         super().__init__(vllm_config=None)  # type: ignore[arg-type]
         self._lengths, self._prompt = lengths, prompt
-        config: Any = SimpleNamespace(max_drafts=drafts, draft_threshold=threshold)
+        config: Any = SimpleNamespace(max_drafts=drafts, draft_threshold=threshold, head_steps=1)
         self.adopt(FakePort(), config)
         self.batches: list[tuple[list[int], list[int]]] = []
 
@@ -33,11 +34,12 @@ class Counting(EarlyExitProposer):
                 len(verified.get(f"r{row}", ())),
                 self._lengths[row] - 1,
                 self._lengths[row] == self._prompt + 1,
+                row,
             )
             for row, tokens in enumerate(sampled)
             if tokens
         ]
-        return self.propose(behind, rows=len(sampled))
+        return self.propose(behind, torch.zeros(len(sampled), HIDDEN), rows=len(sampled))
 
     def _draft(self, behind: Sequence[Verified], tokens: Sequence[int], depth: int) -> list[Draft]:
         positions = [one.position + depth for one in behind]

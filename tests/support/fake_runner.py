@@ -37,6 +37,7 @@ class FakePort:
         self.vllm_config: Any = SimpleNamespace(model_config=model)
         self._prompt, self._sampling = list(prompt), SamplingParams(**sampling)
         self.sampler: Any = None
+        self.contexts: list[tuple[list[int], list[int], int]] = []
 
     def model(self) -> Any:
         return None
@@ -60,8 +61,11 @@ class FakePort:
         self.sampler = wrap(SimpleNamespace(logprobs_mode="raw_logprobs"))
 
     @contextmanager
-    def draft_context(self, rows: Any, positions: Any, depth: int) -> Iterator[torch.Tensor]:
-        yield torch.tensor(positions)
+    def draft_context(
+        self, rows: Any, positions: Any, depth: int, steps: int = 1
+    ) -> Iterator[Iterator[torch.Tensor]]:
+        self.contexts.append((list(rows), list(positions), steps))
+        yield (torch.tensor(positions) + step for step in range(steps))
 
 
 class FakeDrafter:
@@ -79,7 +83,13 @@ class FakeDrafter:
             for one in wanted
         ]
 
-    def go_on(self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]) -> Any:
+    def go_on(
+        self,
+        final: torch.Tensor,
+        tokens: Sequence[int],
+        wanted: Sequence[Wanted],
+        promising: Any = None,
+    ) -> Any:
         return [
             tuple(Draft(100 + one.position + i, step=2 + i) for i in range(one.length))
             for one in wanted
@@ -88,7 +98,7 @@ class FakeDrafter:
     def write_entries(self, states: ExitStates) -> None:
         pass
 
-    def warm_up(self, states: ExitStates) -> None:
+    def warm_up(self, states: ExitStates, behind_passes: bool = True) -> None:
         self.states.append(states)
 
 

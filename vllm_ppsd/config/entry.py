@@ -92,6 +92,7 @@ def resolve(
             max_drafts=options.get("num_speculative_tokens", stages - 1 or ONE_DEVICE_DRAFTS),
             exit_layer=exit_layer,
             layer_partition=partition,
+            head_steps=head.config.steps if head else 1,
             deeper_layers=_deeper_layers(head, partition),
             draft_threshold=options.get("draft_threshold", _draft_threshold(head, shape, stages)),
             draft_sampling=options.get(

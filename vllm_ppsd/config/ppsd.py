@@ -55,6 +55,10 @@ class FixedBurst(BaseModel):
     following: int = Field(default=1, ge=0, le=MAX_BURST)
 
 
+MOST_CONTINUATIONS = 8
+"""How often a head goes on at most, which may be more often than it was trained for."""
+
+
 @config
 class PPSDConfig(SpeculativeConfig):
     """vLLM's speculative config for the method ``ppsd``.
@@ -92,6 +96,10 @@ class PPSDConfig(SpeculativeConfig):
     ``probabilistic`` (one device), drawn from the head's distribution, which vLLM's
     rejection sampler is given."""
 
+    head_steps: int = Field(default=1, ge=1)
+    """Draft steps that the head was trained for; above 1 it has continuations, and on one
+    device drafts with them alone."""
+
     deeper_layers: list[int] = dataclasses.field(default_factory=list)
     """Of a multi-depth head, the ends of the stages whose states it reads."""
 
@@ -125,6 +133,11 @@ class PPSDConfig(SpeculativeConfig):
                 "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
             )
         self._verify_burst()
+        if self.head_steps > 1 and not self.is_pipelined and self.max_drafts > MOST_CONTINUATIONS:
+            raise PPSDConfigError(
+                f"num_speculative_tokens={self.max_drafts}, but a head goes on for at most "
+                f"{MOST_CONTINUATIONS} tokens; ask for so many or fewer"
+            )
         other = "probabilistic" if self.is_pipelined else "coupled"
         if self.draft_sampling == other:
             place = "one device" if self.is_pipelined else "a pipeline"
@@ -162,13 +175,11 @@ class PPSDConfig(SpeculativeConfig):
                 f"the exit head {self.model} reads the states of later stages, of one token a "
                 "lane; leave exact out, or name a head that reads the exit's alone"
             )
-        if self.model is not None and self.max_drafts and self.synthetic_drafter is None:
-            head = ExitHeadFolder.open(self.model)
-            if self.longest_burst > 1 and head.config.steps == 1:
-                raise PPSDConfigError(
-                    f"the exit head {self.model} drafts one token, and cannot go on from it; leave "
-                    "exact out, or train a head with steps (see docs/heads.md)"
-                )
+        if self.model is not None and self.longest_burst > 1 and self.head_steps == 1:
+            raise PPSDConfigError(
+                f"the exit head {self.model} drafts one token, and cannot go on from it; leave "
+                "exact out, or name a head that was trained for more steps"
+            )
 
     def compute_hash(self) -> str:
         """Return what compiled graphs depend on besides the target: the head's make.

@@ -6,7 +6,7 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.head import Draw, HeadDrafter
 from vllm_ppsd.drafter.interface import Drafter
 from vllm_ppsd.drafter.recorded import RecordedDrafter, read_record
-from vllm_ppsd.exit_head.module import build_exit_head
+from vllm_ppsd.exit_head.build import build_exit_head
 from vllm_ppsd.runner.port import RunnerPort
 
 
@@ -26,8 +26,8 @@ def build_drafter(
     """
     drafter: Drafter | None = None
     if config.model is not None:
-        head = build_exit_head(config.model, port.vllm_config, port.model())
-        drafter = HeadDrafter(head, port, draw, with_probabilities)
+        built = build_exit_head(config.model, port.vllm_config, port.model())
+        drafter = HeadDrafter(*built, port, draw, with_probabilities)
     if config.synthetic_drafter is not None:
         drafter = RecordedDrafter(
             read_record(config.synthetic_drafter.record),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from vllm_ppsd.drafter.interface import ExitStates, Wanted
-from vllm_ppsd.exit_head.module import ExitHead
+from vllm_ppsd.drafter.interface import ExitStates, Promising, Wanted
+from vllm_ppsd.exit_head.continuation import Continuation
+from vllm_ppsd.exit_head.module import ExitHead, Guess
 from vllm_ppsd.protocol import Draft
 from vllm_ppsd.runner.port import RunnerPort
 from vllm_ppsd.sampling.drafts import is_greedy, shape
@@ -19,11 +20,26 @@ vocabulary]), their ``SamplingParams``, the drafts wanted, and the draft vocabul
 target's (int64); returns ids in the target's vocabulary, int64 [rows]."""
 
 
+class _Step(NamedTuple):
+    """One draft each of some of the requests that are asked about.
+
+    Attributes:
+        places: of the requests in what is wanted.
+        tokens: int64 [places], the drafts.
+        probabilities: float32 [places], the head's of its most probable tokens.
+    """
+
+    places: Sequence[int]
+    tokens: torch.Tensor
+    probabilities: torch.Tensor
+
+
 class HeadDrafter:
     """Drafts the head's most probable token, or a drawn one where the request is sampled.
 
     Args:
         head: the exit head.
+        continuation: how it goes on; None for a head of one step.
         port: to the model runner, which knows the requests' sampling parameters.
         draw: draws the drafts of sampled requests; None to draft greedily for them, too.
         with_probabilities: whether drafts carry the head's probability of its most probable
@@ -31,9 +47,15 @@ class HeadDrafter:
     """
 
     def __init__(
-        self, head: ExitHead, port: RunnerPort, draw: Draw | None, with_probabilities: bool
+        self,
+        head: ExitHead,
+        continuation: Continuation | None,
+        port: RunnerPort,
+        draw: Draw | None,
+        with_probabilities: bool,
     ) -> None:
-        self._head, self._port, self._draw = head, port, draw
+        self._head, self._continuation = head, continuation
+        self._port, self._draw = port, draw
         self._token_ids = head.token_ids
         self._with_probabilities = with_probabilities
 
@@ -43,41 +65,118 @@ class HeadDrafter:
         if not wanted:
             self.write_entries(states)
             return []
-        tokens, probabilities, logits = self._head(*states[:3], last, states.deeper)
-        if self._draw is not None:
-            tokens = self._drawn(self._draw, wanted, logits, tokens)
-        if not self._with_probabilities:
-            return [(Draft(token),) for token in tokens.tolist()]
-        return [
-            (Draft(token, probability=probability),)
-            for token, probability in zip(tokens.tolist(), probabilities.tolist(), strict=True)
-        ]
+        guess = self._head(*states[:3], last, states.deeper)
+        tokens = self._choose(guess, wanted)
+        steps = [_Step(range(len(wanted)), tokens, guess.probabilities)]
+        if any(one.length > 1 for one in wanted):
+            steps += self._continue(guess.final, tokens, wanted, made=1)
+        return self._bursts(wanted, steps, number=1)
 
     def go_on(
-        self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]
+        self,
+        final: torch.Tensor,
+        tokens: Sequence[int],
+        wanted: Sequence[Wanted],
+        promising: Promising | None = None,
     ) -> Sequence[tuple[Draft, ...]]:
-        raise NotImplementedError("continuations are not served yet")
+        known = torch.tensor(tokens, dtype=torch.int64, device=final.device)
+        steps = self._continue(final, known, wanted, made=0, promising=promising)
+        return self._bursts(wanted, steps, number=2)
 
     def write_entries(self, states: ExitStates) -> None:
         self._head.write_entries(*states)
 
-    def warm_up(self, states: ExitStates) -> None:
-        self._head.warm_up(*states)
+    def warm_up(self, states: ExitStates, behind_passes: bool = True) -> None:
+        if behind_passes:
+            self._head.warm_up(*states)
+        if self._continuation is not None:
+            self._continuation.warm_up(states.positions, states.hidden)
 
-    def _drawn(
-        self, draw: Draw, wanted: Sequence[Wanted], logits: torch.Tensor, best: torch.Tensor
-    ) -> torch.Tensor:
-        """Return ``best``, replaced where the request is not greedy."""
+    def _continue(
+        self,
+        final: torch.Tensor,
+        tokens: torch.Tensor,
+        wanted: Sequence[Wanted],
+        made: int,
+        promising: Promising | None = None,
+    ) -> list[_Step]:
+        """Make continuations until every request has what it wants, or is not promising.
+
+        Args:
+            final: [wanted, hidden], of the positions before those of ``tokens``.
+            tokens: int64 [wanted], each at ``made - 1`` behind the first draft.
+            wanted: the drafts.
+            made: how many drafts every request has.
+            promising: as for ``go_on``.
+        """
+        assert self._continuation is not None, "a head of one step was asked to go on"
+        steps: list[_Step] = []
+        places: Sequence[int] = range(len(wanted))
+        doubtful: set[int] = set()
+        while going := [i for i in places if wanted[i].length > made and i not in doubtful]:
+            if len(going) < len(places):
+                kept = [place for place, i in enumerate(places) if i in going]
+                final, tokens = final[kept], tokens[kept]
+            places = going
+            with self._port.draft_context(
+                [wanted[i].row for i in places],
+                [wanted[i].position + made - 1 for i in places],
+                made,
+                min(wanted[i].length for i in places) - made,
+            ) as positions:
+                for at in positions:
+                    embedded = self._continuation.embed(tokens)
+                    guess = self._continuation(at, final, embedded)
+                    final = guess.final
+                    tokens = self._choose(guess, [wanted[i] for i in places], made)
+                    steps.append(_Step(places, tokens, guess.probabilities))
+                    made += 1
+                    if promising is not None:
+                        sure = guess.probabilities.tolist()
+                        pairs = zip(places, sure, strict=True)
+                        doubtful = {i for i, p in pairs if not promising(wanted[i], p)}
+                        if doubtful:
+                            break
+        return steps
+
+    def _bursts(
+        self, wanted: Sequence[Wanted], steps: Sequence[_Step], number: int
+    ) -> list[tuple[Draft, ...]]:
+        """Return what steps drafted by request; ``number`` is that of the first step."""
+        bursts: list[list[Draft]] = [[] for _ in wanted]
+        places = [(i, number + step) for step, made in enumerate(steps) for i in made.places]
+        tokens = torch.cat([step.tokens for step in steps]).tolist() if steps else []
+        probabilities: list[float | None] = [None] * len(tokens)
+        if self._with_probabilities and steps:
+            probabilities = torch.cat([step.probabilities for step in steps]).tolist()
+        for (i, step), token, probability in zip(places, tokens, probabilities, strict=True):
+            bursts[i].append(Draft(token, step, probability))
+        return [tuple(burst) for burst in bursts]
+
+    def _choose(self, guess: Guess, wanted: Sequence[Wanted], made: int = 0) -> torch.Tensor:
+        """Return the most probable drafts, replaced where the request is not greedy.
+
+        Args:
+            guess: of the head, a row per request.
+            wanted: the requests, with the first of their drafts.
+            made: how many drafts lie between the first and these.
+        """
+        if self._draw is None:
+            return guess.drafts
         samplings = [self._port.sampling_params(one.request_id) for one in wanted]
         drawn = [i for i, sampling in enumerate(samplings) if not is_greedy(sampling)]
         if not drawn:
-            return best
+            return guess.drafts
         some = len(drawn) < len(wanted)
         of_drawn = [samplings[i] for i in drawn]
-        shaped = shape(logits[drawn] if some else logits, of_drawn)
-        tokens = draw(shaped, of_drawn, [wanted[i] for i in drawn], self._token_ids)
+        here = [
+            wanted[i]._replace(position=wanted[i].position + made, depth=wanted[i].depth + made)
+            for i in drawn
+        ]
+        shaped = shape(guess.logits[drawn] if some else guess.logits, of_drawn)
+        tokens = self._draw(shaped, of_drawn, here, self._token_ids)
         if some:
-            mixed = best.clone()
+            mixed = guess.drafts.clone()
             mixed[drawn] = tokens
             return mixed
         return tokens

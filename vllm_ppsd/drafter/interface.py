@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,6 +45,10 @@ class Wanted(NamedTuple):
     length: int = 1
 
 
+Promising = Callable[[Wanted, float], bool]
+"""Whether drafting behind a draft pays, by what was wanted and the head's probability of it."""
+
+
 class Drafter(Protocol):
     """Proposes tokens. Called within the forward context of the pass that made the states."""
 
@@ -64,7 +68,11 @@ class Drafter(Protocol):
         """
 
     def go_on(
-        self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]
+        self,
+        final: torch.Tensor,
+        tokens: Sequence[int],
+        wanted: Sequence[Wanted],
+        promising: Promising | None = None,
     ) -> Sequence[tuple[Draft, ...]]:
         """Draft behind known tokens that no pass has run over yet.
 
@@ -77,13 +85,20 @@ class Drafter(Protocol):
             final: [wanted, hidden], the LM head's input that the known tokens were sampled from.
             tokens: the known tokens, each at ``position - 1`` of what is wanted behind it.
             wanted: the drafts.
+            promising: a request drafts no more behind a draft of which this is false.
 
         Returns:
-            As ``draft``.
+            Per request that is asked about, its drafts: ``length`` of them, or fewer where one
+            was not promising.
         """
 
     def write_entries(self, states: ExitStates) -> None:
         """Keep key/value entries of what a pass made; draft nothing."""
 
-    def warm_up(self, states: ExitStates) -> None:
-        """Compile what a draft runs, with made-up states."""
+    def warm_up(self, states: ExitStates, behind_passes: bool = True) -> None:
+        """Compile what drafts run, with made-up states.
+
+        Args:
+            states: as many as the largest pass has.
+            behind_passes: whether ``draft`` will be called, or no more than ``go_on``.
+        """

@@ -13,7 +13,7 @@ from vllm.logger import init_logger
 
 from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.config.ppsd import SyntheticDrafter
-from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
+from vllm_ppsd.drafter.interface import Drafter, ExitStates, Promising, Wanted
 from vllm_ppsd.files import read_json_lines, write_whole
 from vllm_ppsd.protocol import Draft
 
@@ -65,24 +65,29 @@ class RecordedDrafter:
         return [self._burst(one, inner) for one, inner in zip(wanted, bursts, strict=True)]
 
     def go_on(
-        self, final: torch.Tensor, tokens: Sequence[int], wanted: Sequence[Wanted]
+        self,
+        final: torch.Tensor,
+        tokens: Sequence[int],
+        wanted: Sequence[Wanted],
+        promising: Promising | None = None,
     ) -> Sequence[tuple[Draft, ...]]:
         if self._inner is None:
             return [self._burst(one) for one in wanted]
-        bursts = self._inner.go_on(final, tokens, wanted)
+        bursts = self._inner.go_on(final, tokens, wanted, promising)
         return [self._burst(one, inner) for one, inner in zip(wanted, bursts, strict=True)]
 
     def write_entries(self, states: ExitStates) -> None:
         if self._inner is not None:
             self._inner.write_entries(states)
 
-    def warm_up(self, states: ExitStates) -> None:
+    def warm_up(self, states: ExitStates, behind_passes: bool = True) -> None:
         if self._inner is not None:
-            self._inner.warm_up(states)
+            self._inner.warm_up(states, behind_passes)
 
     def _burst(self, wanted: Wanted, inner: Sequence[Draft] = ()) -> tuple[Draft, ...]:
-        """Return the drafts that are wanted, with the inner drafter's steps and probabilities."""
-        tokens = [self._recorded(wanted, wanted.position + i) for i in range(wanted.length)]
+        """Return the drafts that are wanted; where an inner drafter made some, as many as it."""
+        drafts = len(inner) or wanted.length
+        tokens = [self._recorded(wanted, wanted.position + i) for i in range(drafts)]
         if not inner:
             return tuple(Draft(token, step=1 + i) for i, token in enumerate(tokens))
         return tuple(

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from vllm.compilation.backends import set_model_tag
 from vllm.compilation.decorators import support_torch_compile
-from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.logger import init_logger
+from vllm.config import VllmConfig
 from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.model_loader.utils import process_weights_after_loading
-from vllm.utils.torch_utils import set_default_torch_dtype
 
 from vllm_ppsd.exit_head.architectures import architecture, logits_shape
-from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.deeper import rms_normalize
 from vllm_ppsd.exit_head.layers import build_layer, carries_residual, write_layer_entries
-from vllm_ppsd.exit_head.loading import load_lm_head, load_tensors
 
-logger = init_logger("vllm.plugins.ppsd")
 
-COMPILE_TAG = "ppsd_exit_head"
-"""Names the head's compiled graph in vLLM's log and cache."""
+class Guess(NamedTuple):
+    """What a head says at some rows.
+
+    Attributes:
+        drafts: int64 [rows], ids in the target's vocabulary.
+        probabilities: float32 [rows], the head's of its drafts.
+        logits: float32 [rows, draft vocabulary].
+        final: [rows, hidden], the predicted final states, which the LM head reads.
+    """
+
+    drafts: torch.Tensor
+    probabilities: torch.Tensor
+    logits: torch.Tensor
+    final: torch.Tensor
 
 
 @support_torch_compile(
@@ -83,6 +88,9 @@ class ExitHead(nn.Module):
             )
             for _ in range(2)
         )
+        self.fuse: ReplicatedLinear | None = None
+        if config.steps > 1:
+            self.fuse = ReplicatedLinear(2 * config.target.hidden_size, config.target.hidden_size)
         self.draft_token_ids: nn.Parameter | None = None
         if config.draft_vocab_size is not None:
             self.draft_token_ids = nn.Parameter(
@@ -105,8 +113,10 @@ class ExitHead(nn.Module):
         residual: torch.Tensor | None,
         rows: torch.Tensor,
         deeper: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return one draft per row, the head's probability of it, and its logits.
+    ) -> Guess:
+        """Return one draft per row.
+
+        The inputs go down the pipeline afterwards and must not change.
 
         Args:
             positions: int64 [tokens].
@@ -115,17 +125,18 @@ class ExitHead(nn.Module):
             rows: int64 [rows], the tokens to draft behind.
             deeper: [tokens, later stages, hidden], what a multi-depth head reads besides:
                 zero where there is nothing; None on one device.
-
-        Returns:
-            int64 [rows], ids in the target's vocabulary; float32 [rows]; float32 [rows,
-            draft vocabulary].
         """
-        logits = self.logits(positions, hidden_states, residual, rows, deeper).float()
-        best, drafts = logits.max(dim=-1)
-        probabilities = (best - logits.logsumexp(dim=-1)).exp()
-        if self.draft_token_ids is not None:
-            drafts = self.draft_token_ids[drafts]
-        return drafts, probabilities, logits
+        state = self._input(hidden_states, residual, deeper)
+        final = self._final(self._behind_layers(positions, state)[rows])
+        if deeper is not None:
+            final = self._add(final, self.deeper_out, deeper[rows])
+        return self._guess(final)
+
+    def go_on(self, positions: torch.Tensor, final: torch.Tensor, embedded: torch.Tensor) -> Guess:
+        """Return one draft per token, where there is no exit state; see ``Continuation``."""
+        assert self.fuse is not None
+        state, _ = self.fuse(torch.cat([final, embedded], dim=-1))
+        return self._guess(self._final(self._behind_layers(positions, state)))
 
     @property
     def token_ids(self) -> torch.Tensor:
@@ -179,30 +190,25 @@ class ExitHead(nn.Module):
                 hidden, _ = last.input_layernorm(hidden, carried)
             write_layer_entries(last.self_attn, positions, hidden)
 
-    def logits(
-        self,
-        positions: torch.Tensor,
-        hidden_states: torch.Tensor,
-        residual: torch.Tensor | None,
-        rows: torch.Tensor,
-        deeper: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return [rows, draft vocabulary] logits; arguments as in ``forward``.
+    def _behind_layers(self, positions: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        if not self.layers:
+            return state
+        hidden, carried = self._through(self.layers, positions, state)
+        return hidden if carried is None else hidden + carried
 
-        The inputs go down the pipeline afterwards and must not change.
-        """
-        state = self._input(hidden_states, residual, deeper)
-        if self.layers:
-            hidden, carried = self._through(self.layers, positions, state)
-            state = hidden if carried is None else hidden + carried
-        state = state[rows]
+    def _final(self, state: torch.Tensor) -> torch.Tensor:
         state = self.norm(state)
         if self.map is not None:
             state, _ = self.map(state)
-        if deeper is not None:
-            state = self._add(state, self.deeper_out, deeper[rows])
-        logits: torch.Tensor = self._logits(self._lm_head[0], state)
-        return logits
+        return state
+
+    def _guess(self, final: torch.Tensor) -> Guess:
+        logits = self._logits(self._lm_head[0], final).float()
+        best, drafts = logits.max(dim=-1)
+        probabilities = (best - logits.logsumexp(dim=-1)).exp()
+        if self.draft_token_ids is not None:
+            drafts = self.draft_token_ids[drafts]
+        return Guess(drafts, probabilities, logits, final)
 
     def _input(
         self,
@@ -241,35 +247,3 @@ class ExitHead(nn.Module):
             else:
                 hidden = layer(positions, hidden)
         return hidden, carried
-
-
-def build_exit_head(path: str, vllm_config: VllmConfig, model: nn.Module) -> ExitHead:
-    """Build the head in ``path`` for a target whose stage 0 is ``model``.
-
-    Raises:
-        ExitHeadError: the target's layers are of an unknown make, or the head's
-            tensors do not fit them.
-    """
-    folder = ExitHeadFolder.open(path)
-    config = folder.config
-    model_config = vllm_config.model_config
-    inner: Any = model.model
-    tensors = folder.tensors()
-    device = torch.device(vllm_config.device_config.device or "cpu")
-    with (
-        set_current_vllm_config(vllm_config),
-        set_default_torch_dtype(model_config.dtype),
-        device,
-    ):
-        lm_head = load_lm_head(config, vllm_config, inner, tensors.get("draft_token_ids"))
-        with set_model_tag(COMPILE_TAG):
-            head = ExitHead(
-                vllm_config=vllm_config,
-                config=config,
-                layer=inner.layers[0],
-                lm_head=lm_head,
-            )
-        load_tensors(head, tensors, getattr(model, "packed_modules_mapping", {}))
-        process_weights_after_loading(head, model_config, device)
-    logger.info("PPSD: exit head %s (%s) loaded", folder.path, config.head_type)
-    return head.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -61,6 +61,23 @@ class RunnerPort(Protocol):
     def warm_up_context(self, tokens: int) -> AbstractContextManager[Any]:
         """Return a context in which layers are compiled with so many made-up tokens."""
 
+    def draft_context(
+        self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
+    ) -> AbstractContextManager[Iterator[torch.Tensor]]:
+        """Return a context for layers over one token each of some requests, step by step.
+
+        Args:
+            rows: of the runner's batch.
+            positions: of the first step's tokens, one per row; vLLM has allocated a slot for
+                each, and for those of the steps behind.
+            depth: how many drafts came before.
+            steps: how many there are at most.
+
+        Returns:
+            A context that hands out an iterator. Each of its values begins a step, and is the
+            positions, int64 [rows], one further on than those before.
+        """
+
     def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
         """Replace the last step of vLLM's sampler, which draws, by ``wrap`` of it."""
 
@@ -81,6 +98,7 @@ class Verified(NamedTuple):
         drafted: how many drafts the pass verified.
         position: of the last of ``tokens`` in the sequence.
         is_first: whether that is the first token of the request's output.
+        sampled_from: which of the pass's final states the last of ``tokens`` was sampled from.
     """
 
     row: int
@@ -89,6 +107,7 @@ class Verified(NamedTuple):
     drafted: int
     position: int
     is_first: bool
+    sampled_from: int
 
 
 class SingleRunnerPort(RunnerPort, Protocol):
@@ -97,17 +116,3 @@ class SingleRunnerPort(RunnerPort, Protocol):
     @property
     def max_model_len(self) -> int:
         """Tokens that a sequence may have."""
-
-    def draft_context(
-        self, rows: Sequence[int], positions: Sequence[int], depth: int
-    ) -> AbstractContextManager[torch.Tensor]:
-        """Return a context for layers over one token each of some requests.
-
-        Args:
-            rows: of the runner's batch.
-            positions: of the tokens, one per row; vLLM has allocated a slot for each.
-            depth: how many drafts came before in this step.
-
-        Returns:
-            A context that hands out the positions, int64 [rows].
-        """

@@ -13,6 +13,7 @@ from vllm.forward_context import override_forward_context, set_forward_context
 
 from vllm_ppsd.protocol import Lane
 from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.runner.v1_drafting import draft_context
 
 
 class V1Port:
@@ -50,6 +51,11 @@ class V1Port:
     def warm_up_context(self, tokens: int) -> Iterator[None]:
         with torch.inference_mode(), set_forward_context(None, self.vllm_config, num_tokens=tokens):
             yield
+
+    def draft_context(
+        self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
+    ) -> AbstractContextManager[Iterator[torch.Tensor]]:
+        return draft_context(self._runner, rows, positions, depth, steps)
 
     def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
         sampler = self._runner.sampler

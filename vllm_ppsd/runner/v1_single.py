@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.forward_context import set_forward_context
-from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
@@ -27,39 +25,25 @@ class V1SinglePort(V1Port):
         length: int = self._runner.max_model_len
         return length
 
-    @contextmanager
-    def draft_context(
-        self, rows: Sequence[int], positions: Sequence[int], depth: int
-    ) -> Iterator[torch.Tensor]:
-        at = torch.tensor(positions, dtype=torch.int64, device=self.device)
-        attention: dict[str, Any] = {}
-        slots: dict[str, torch.Tensor] = {}
-        for group in range(len(self._runner.kv_cache_config.kv_cache_groups)):
-            metadata = self._metadata(group, rows, positions, at)
-            for attention_group in self._runner.attn_groups[group]:
-                built = attention_group.build_metadata_for_drafting(metadata, draft_index=depth)
-                attention |= dict.fromkeys(attention_group.layer_names, built)
-                slots |= dict.fromkeys(attention_group.layer_names, metadata.slot_mapping)
-        with set_forward_context(
-            attention, self.vllm_config, num_tokens=len(rows), slot_mapping=slots
-        ):
-            yield at
-
     def verified(
         self, scheduler_output: Any, sampled_token_ids: Sequence[Sequence[int]]
     ) -> list[Verified]:
         """Return the requests of which this step's pass has sampled, by row."""
         batch, drafts = self._runner.input_batch, scheduler_output.scheduled_spec_decode_tokens
+        drafted = [len(drafts.get(request_id, ())) for request_id in batch.req_ids]
+        # A row samples once more than it has drafts, also where the sample is discarded.
+        begins = accumulate((count + 1 for count in drafted), initial=0)
         return [
             Verified(
                 row,
                 batch.req_ids[row],
                 tokens,
-                len(drafts.get(batch.req_ids[row], ())),
+                drafted[row],
                 int(batch.num_tokens_no_spec[row]) - 1,
                 bool(batch.num_tokens_no_spec[row] == batch.num_prompt_tokens[row] + 1),
+                begin + len(tokens) - 1,
             )
-            for row, tokens in enumerate(sampled_token_ids)
+            for row, (tokens, begin) in enumerate(zip(sampled_token_ids, begins, strict=False))
             if tokens
         ]
 
@@ -67,29 +51,6 @@ class V1SinglePort(V1Port):
         """Leave draft probabilities where vLLM's own proposers do, for its rejection sampler."""
         self._runner._draft_probs = probabilities
         self._runner._draft_prob_req_ids = self._runner.input_batch.req_ids.copy()
-
-    def _metadata(
-        self, group: int, rows: Sequence[int], positions: Sequence[int], at: torch.Tensor
-    ) -> CommonAttentionMetadata:
-        count = len(rows)
-        table = self._runner.input_batch.block_table[group]
-        chosen = torch.tensor(rows, dtype=torch.int64, device=self.device)
-        blocks = table.get_device_tensor(self._runner.input_batch.num_reqs)[chosen]
-        block = blocks.gather(1, (at // table.block_size)[:, None])[:, 0].to(torch.int64)
-        starts = torch.arange(count + 1, dtype=torch.int32)
-        return CommonAttentionMetadata(
-            query_start_loc=starts.to(self.device),
-            query_start_loc_cpu=starts,
-            seq_lens=(at + 1).to(torch.int32),
-            num_reqs=count,
-            num_actual_tokens=count,
-            max_query_len=1,
-            max_seq_len=max(positions) + 1,
-            block_table_tensor=blocks,
-            slot_mapping=block * table.block_size + at % table.block_size,
-            positions=at,
-            seq_lens_cpu_upper_bound=torch.tensor(positions, dtype=torch.int32) + 1,
-        )
 
 
 class SingleRunnerMixin:
@@ -123,11 +84,17 @@ class SingleRunnerMixin:
         return output
 
     def propose_draft_token_ids(
-        self, scheduler_output: Any, sampled_token_ids: list[list[int]], *_: Any
+        self,
+        scheduler_output: Any,
+        sampled_token_ids: list[list[int]],
+        sampling_metadata: Any,
+        hidden_states: torch.Tensor,
+        sample_hidden_states: torch.Tensor,
+        *_: Any,
     ) -> list[list[int]]:
         self.drafter.forget(scheduler_output.finished_req_ids)
         verified = self._port.verified(scheduler_output, sampled_token_ids)
-        drafts = self.drafter.propose(verified, rows=len(sampled_token_ids))
+        drafts = self.drafter.propose(verified, sample_hidden_states, len(sampled_token_ids))
         self._port.hand_over_probabilities(self.drafter.probabilities())
         return drafts
 

@@ -1,4 +1,8 @@
-"""The proposer on one device: drafts with the target's first layers and the exit head."""
+"""The proposer on one device: how far it drafts, and with what.
+
+A head that goes on from a final state drafts alone, behind the state that the newest token was
+sampled from. Any other head needs an exit state for every draft, from the target's first layers.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +50,18 @@ class EarlyExitProposer:
         self._port, self._config = port, config
         assert config.draft_threshold is not None
         self.drafts, self.threshold = config.max_drafts, config.draft_threshold
+        self._goes_on = config.head_steps > 1
         self._acceptance = AcceptanceBook(DOUBT)
 
     def load_model(self, target: Any) -> None:
-        """Build the drafter, and the early layers around the target's weights."""
-        with set_current_vllm_config(self._vllm_config), set_model_tag(COMPILE_TAG):
-            self._early = EarlyLayers(
-                vllm_config=self._vllm_config,
-                inner=target.model,
-                exit_layer=self._config.exit_layer,
-            )
+        """Build the drafter, and where it needs them the early layers around the target's."""
+        if not self._goes_on:
+            with set_current_vllm_config(self._vllm_config), set_model_tag(COMPILE_TAG):
+                self._early = EarlyLayers(
+                    vllm_config=self._vllm_config,
+                    inner=target.model,
+                    exit_layer=self._config.exit_layer,
+                )
         model = self._vllm_config.model_config
         # A recorded draft is drawn from nothing.
         if self._config.draft_sampling == "probabilistic" and not self._config.synthetic_drafter:
@@ -83,9 +89,18 @@ class EarlyExitProposer:
         tokens = torch.zeros(num_tokens, dtype=torch.int32, device=device)
         positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
         with self._port.warm_up_context(num_tokens):
-            self.drafter.warm_up(ExitStates(positions, *self._early(tokens, positions)))
+            if self._goes_on:
+                model = self._vllm_config.model_config
+                hidden = torch.zeros(
+                    num_tokens, model.get_hidden_size(), dtype=model.dtype, device=device
+                )
+                self.drafter.warm_up(ExitStates(positions, hidden, None), behind_passes=False)
+            else:
+                self.drafter.warm_up(ExitStates(positions, *self._early(tokens, positions)))
 
-    def propose(self, verified: Sequence[Verified], rows: int) -> list[list[int]]:
+    def propose(
+        self, verified: Sequence[Verified], final: torch.Tensor, rows: int
+    ) -> list[list[int]]:
         """Draft behind every request that sampled a token in this step.
 
         A request's first token is handed out before anything is drafted behind it:
@@ -93,6 +108,7 @@ class EarlyExitProposer:
 
         Args:
             verified: the requests of which this step has sampled.
+            final: [sampled, hidden], the pass's final states that were sampled from.
             rows: of the runner's batch.
 
         Returns:
@@ -103,22 +119,15 @@ class EarlyExitProposer:
         self._judge(verified)
         drafts: list[list[int]] = [[] for _ in range(rows)]
         behind = [one for one in verified if not one.is_first]
-        promising = self._promising(behind, [1.0] * len(behind))
+        promising = [one for one in behind if self._pays(one.request_id, 1.0)]
         drafting = {one.row for one in promising}
         for one in behind:
             if one.row not in drafting:
                 self._acceptance.decay_to_prior(one.request_id)
-        newest = {one.row: one.tokens[-1] for one in promising}
-        for depth in range(self.drafts):
-            room = self._port.max_model_len - 1 - depth
-            promising = [one for one in promising if one.position < room]
-            if not promising:
-                break
-            drafted = self._draft(promising, [newest[one.row] for one in promising], depth)
-            for one, draft in zip(promising, drafted, strict=True):
-                newest[one.row] = draft.token
-                drafts[one.row].append(draft.token)
-            promising = self._promising(promising, [draft.probability or 0.0 for draft in drafted])
+        if self._goes_on:
+            self._draft_on(promising, final, drafts)
+        else:
+            self._draft_early(promising, drafts)
         return drafts
 
     def forget(self, request_ids: Iterable[str]) -> None:
@@ -139,19 +148,57 @@ class EarlyExitProposer:
             if hits < one.drafted:
                 self._acceptance.judged(one.request_id, hit=False)
 
-    def _promising(
-        self, verified: Sequence[Verified], probabilities: Sequence[float]
-    ) -> list[Verified]:
-        """Return the requests behind whose newest token drafting pays.
+    def _pays(self, request_id: str, probability: float) -> bool:
+        """Whether drafting pays behind a draft that the head gives this probability.
 
         The threshold is for a request of ordinary acceptance; one that did worse lately
         needs surer drafts, or drafts nothing.
         """
-        return [
-            one
-            for one, probability in zip(verified, probabilities, strict=True)
-            if probability * self._acceptance.rate(one.request_id) / PRIOR >= self.threshold
+        return probability * self._acceptance.rate(request_id) / PRIOR >= self.threshold
+
+    def _draft_on(
+        self, behind: Sequence[Verified], final: torch.Tensor, drafts: list[list[int]]
+    ) -> None:
+        """Add continuations, which need the head alone, to the rows of ``drafts``."""
+        room = self._port.max_model_len - 1
+        behind = [one for one in behind if one.position < room]
+        if not behind:
+            return
+        wanted = [
+            Wanted(
+                one.row,
+                one.request_id,
+                one.position + 1,
+                length=min(self.drafts, room - one.position),
+            )
+            for one in behind
         ]
+        bursts = self.drafter.go_on(
+            final[[one.sampled_from for one in behind]],
+            [one.tokens[-1] for one in behind],
+            wanted,
+            lambda one, probability: self._pays(one.request_id, probability),
+        )
+        for one, burst in zip(behind, bursts, strict=True):
+            drafts[one.row].extend(draft.token for draft in burst)
+
+    def _draft_early(self, behind: Sequence[Verified], drafts: list[list[int]]) -> None:
+        """Add drafts behind exit states, each of a pass of its own, to the rows of ``drafts``."""
+        newest = {one.row: one.tokens[-1] for one in behind}
+        for depth in range(self.drafts):
+            room = self._port.max_model_len - 1 - depth
+            behind = [one for one in behind if one.position < room]
+            if not behind:
+                break
+            drafted = self._draft(behind, [newest[one.row] for one in behind], depth)
+            for one, draft in zip(behind, drafted, strict=True):
+                newest[one.row] = draft.token
+                drafts[one.row].append(draft.token)
+            behind = [
+                one
+                for one, draft in zip(behind, drafted, strict=True)
+                if self._pays(one.request_id, draft.probability or 0.0)
+            ]
 
     def _draft(
         self, behind: Sequence[Verified], tokens: Sequence[int], depth: int
@@ -165,6 +212,7 @@ class EarlyExitProposer:
         wanted = [
             Wanted(one.row, one.request_id, one.position + depth + 1, depth) for one in behind
         ]
-        with self._port.draft_context(rows, at, depth) as positions:
+        with self._port.draft_context(rows, at, depth) as steps:
+            positions = next(steps)
             states = ExitStates(positions, *self._early(input_ids, positions))
             return [burst[0] for burst in self.drafter.draft(states, every, wanted)]

@@ -1,0 +1,136 @@
+"""What a served head says behind its own guesses, beside the same in plain torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.heads import with_steps
+from support.served import served
+from support.tiny import make_tiny_model
+
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
+from vllm_ppsd.exit_head.create import describe_target, head_config
+from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
+
+LENGTH, STEPS = 20, 3
+HEADS: dict[str, dict[str, Any]] = {
+    "two layers": {"num_layers": 2, "output_map": True},
+    "further on": {"num_layers": 1, "start_layer": 5, "output_map": True},
+    "multi-depth": {"num_layers": 1, "output_map": True, "deeper_layers": [5, 6]},
+    "no map": {"num_layers": 1},
+}
+
+
+class CachedAttention(torch.nn.Module):
+    """In place of vLLM's attention: every call's tokens follow those of the call before."""
+
+    def __init__(self, heads: int, kv_heads: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads
+        self.keys, self.values = (torch.zeros(kv_heads, 0, 32) for _ in range(2))
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        tokens = len(q)
+        query, key, value = (x.view(tokens, -1, 32).transpose(0, 1) for x in (q, k, v))
+        self.keys = torch.cat([self.keys, key], dim=1)
+        self.values = torch.cat([self.values, value], dim=1)
+        before = self.keys.shape[1] - tokens
+        mask = torch.ones(tokens, before + tokens, dtype=torch.bool).tril(before)
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query, self.keys, self.values, attn_mask=mask, enable_gqa=True
+        )
+        return output.transpose(0, 1).reshape(tokens, -1)
+
+
+def head_with_steps(model: Path, folder: Path, vocabulary: torch.Tensor, **make: Any) -> Path:
+    """Write a random head, and make it go on."""
+    config = head_config(
+        describe_target(model),
+        exit_layer=4,
+        head_type="transformer",
+        draft_vocab_size=len(vocabulary),
+        **make,
+    )
+    head, drafted = untrained(str(model), config, vocabulary)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter + 0.1 * torch.randn_like(parameter))
+    save(folder / "one", config, checkpoint_tensors(head, drafted))
+    return Path(with_steps(folder / "one", folder / "head", STEPS))
+
+
+def in_plain_torch(
+    folder: Path,
+    model: Path,
+    states: torch.Tensor,
+    deeper: torch.Tensor | None,
+    vocabulary: torch.Tensor,
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Return the logits of every step, and the tokens drafted."""
+    one = ExitHeadFolder.open(folder.parent / "one")
+    head, _ = trained(one, str(model))
+    fuse = ExitHeadFolder.open(folder).tensors()
+    weight, bias = fuse["fuse.weight"].float(), fuse["fuse.bias"].float()
+    embeddings = load_file(model / "model.safetensors")["model.embed_tokens.weight"].float()
+    lm_head = embeddings[vocabulary]
+    inputs = states
+    if head.input_map is not None:
+        inputs = inputs + head.input_map(inputs)
+    if deeper is not None:
+        for project, state in zip(head.deeper_in, deeper.unbind(dim=1), strict=True):
+            inputs = inputs + project(state / (state.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+    head.input_map = None
+    logits, tokens = [], []
+    for step in range(STEPS):
+        final = head.features(inputs, [len(inputs)], torch.tensor([len(inputs) - 1]))[0]
+        if head.map is not None:
+            final = head.map(final)
+        if deeper is not None and step == 0:
+            for project, state in zip(head.deeper_out, deeper[-1], strict=True):
+                final = final + project(state / (state.square().mean() + 1e-6).sqrt())
+        logits.append(lm_head @ final)
+        tokens.append(int(vocabulary[logits[-1].argmax()]))
+        fused = weight @ torch.cat([final, embeddings[tokens[-1]]]) + bias
+        inputs = torch.cat([inputs, fused[None]])
+    return logits, tokens
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_continuations_are_those_of_plain_torch(make: str, tmp_path: Path, vllm_process: None):
+    torch.manual_seed(1)
+    model = make_tiny_model(tmp_path / "llama")
+    vocabulary = torch.arange(500, 100, -1)
+    folder = head_with_steps(model, tmp_path, vocabulary, **HEADS[make])
+    states = torch.randn(LENGTH, 128)
+    deeper = 30 * torch.randn(LENGTH, 2, 128) if "deeper_layers" in HEADS[make] else None
+    with torch.no_grad():
+        expected, drafts = in_plain_torch(folder, model, states, deeper, vocabulary)
+    with served(folder, model) as (head, continuation):
+        assert continuation is not None
+        for layer in head.layers:
+            layer.self_attn.attn = CachedAttention(4, 2)
+        last = torch.tensor([LENGTH - 1])
+        guess = head(torch.arange(LENGTH), states / 2, states / 2, last, deeper)
+        guesses = [guess]
+        for position in range(LENGTH, LENGTH + STEPS - 1):
+            embedded = continuation.embed(guess.drafts)
+            guess = continuation(torch.tensor([position]), guess.final, embedded)
+            guesses.append(guess)
+        assert [guess.drafts.item() for guess in guesses] == drafts
+        for guess, logits in zip(guesses, expected, strict=True):
+            torch.testing.assert_close(guess.logits[0], logits, rtol=1e-4, atol=1e-4)
+            best = logits.softmax(-1).max()
+            torch.testing.assert_close(guess.probabilities[0], best, rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_of_one_step_does_not_go_on(tmp_path: Path, vllm_process: None):
+    model = make_tiny_model(tmp_path / "llama")
+    vocabulary = torch.arange(400)
+    head_with_steps(model, tmp_path, vocabulary, num_layers=1)
+    with served(tmp_path / "one", model) as (head, continuation):
+        assert continuation is None
+        assert head.fuse is None

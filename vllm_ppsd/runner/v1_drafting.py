@@ -1,0 +1,95 @@
+"""Contexts for layers over one token each of some requests, made outside vLLM's own pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from vllm.forward_context import set_forward_context
+from vllm.v1.attention.backend import CommonAttentionMetadata
+
+
+@contextmanager
+def draft_context(
+    runner: Any, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int
+) -> Iterator[Iterator[torch.Tensor]]:
+    """Let layers run over the next tokens of some requests; see ``RunnerPort.draft_context``.
+
+    All that a step needs is laid out for all steps at once, and one forward context serves them:
+    a step costs no more than the attention backend's metadata.
+
+    Args:
+        runner: vLLM's model runner.
+        rows: of the runner's batch.
+        positions: of the first step's tokens.
+        depth: drafts before the first step.
+        steps: how often the context moves on, at most.
+    """
+    device = runner.device
+    first = torch.tensor(positions, dtype=torch.int64, device=device)
+    at = first + torch.arange(steps, device=device)[:, None]
+    groups = [
+        _group(runner, group, rows, positions, at)
+        for group in range(len(runner.kv_cache_config.kv_cache_groups))
+    ]
+    attention: dict[str, Any] = {}
+    slots: dict[str, torch.Tensor] = {}
+
+    def enter(step: int) -> None:
+        for group, common in enumerate(groups):
+            metadata = common(step)
+            for attention_group in runner.attn_groups[group]:
+                built = attention_group.build_metadata_for_drafting(
+                    metadata, draft_index=depth + step
+                )
+                for name in attention_group.layer_names:
+                    attention[name], slots[name] = built, metadata.slot_mapping
+
+    def walk() -> Iterator[torch.Tensor]:
+        yield at[0]
+        for step in range(1, steps):
+            enter(step)
+            yield at[step]
+
+    # vLLM keeps the dictionaries that it is given, unless they are empty.
+    enter(0)
+    with set_forward_context(
+        attention, runner.vllm_config, num_tokens=len(rows), slot_mapping=slots
+    ):
+        yield walk()
+
+
+def _group(
+    runner: Any, group: int, rows: Sequence[int], positions: Sequence[int], at: torch.Tensor
+) -> Callable[[int], CommonAttentionMetadata]:
+    """Return what makes the metadata of a step for one group of layers; ``at`` is [steps, rows]."""
+    count, device = len(rows), runner.device
+    table = runner.input_batch.block_table[group]
+    chosen = torch.tensor(rows, dtype=torch.int64, device=device)
+    blocks = table.get_device_tensor(runner.input_batch.num_reqs)[chosen]
+    block = blocks.T.gather(0, at // table.block_size).to(torch.int64)
+    slots = block * table.block_size + at % table.block_size
+    lengths = (at + 1).to(torch.int32)
+    starts = torch.arange(count + 1, dtype=torch.int32)
+    device_starts = starts.to(device)
+    upper_bound = torch.tensor(positions, dtype=torch.int32) + 1
+    longest = max(positions) + 1
+
+    def common(step: int) -> CommonAttentionMetadata:
+        return CommonAttentionMetadata(
+            query_start_loc=device_starts,
+            query_start_loc_cpu=starts,
+            seq_lens=lengths[step],
+            num_reqs=count,
+            num_actual_tokens=count,
+            max_query_len=1,
+            max_seq_len=longest + step,
+            block_table_tensor=blocks,
+            slot_mapping=slots[step],
+            positions=at[step],
+            seq_lens_cpu_upper_bound=upper_bound + step,
+        )
+
+    return common
