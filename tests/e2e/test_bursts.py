@@ -14,6 +14,7 @@ import pytest
 from support import engine as e
 from support.heads import with_steps
 from support.mixes import check, drive, plain_runs, recorded
+from support.tiny import calmed
 
 from vllm_ppsd.drafter.recorded import write_record
 from vllm_ppsd.engine.admission import PLAIN, Admission
@@ -93,24 +94,24 @@ def test_many_random_requests_with_random_bursts(
 
 
 @pytest.fixture(scope="module")
-def head(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A head that goes on, and is right now and then."""
-    folder = tmp_path_factory.mktemp("heads")
-    init_head(str(tiny_llama), folder / "one", exit_layer=3, head_type="transformer")
-    return with_steps(folder / "one", folder / "head")
+def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a head that goes on and is often right."""
+    folder = calmed(tiny_llama, tmp_path_factory.mktemp("calmed") / "llama")
+    init_head(str(folder), folder / "one", exit_layer=3, head_type="transformer")
+    with_steps(folder / "one", folder / "ppsd")
+    return folder
 
 
-def test_draft_then_verify_is_what_one_device_does(tiny_llama: Path, head: str):
-    """Of two ways to the same drafts, one sends final states over the network."""
-    prompts = [[5, 6, 7], [9] * 40]
+def test_draft_then_verify_is_what_one_device_does(model: Path):
+    """Of two ways to the same drafts, one sends final states from stage to stage."""
+    prompts = [[5, 6, 7], list(range(9, 49))]
     drafts, tokens = 4, 120
     seen = []
     for stages, options in (
         (1, {"num_speculative_tokens": drafts, "draft_threshold": 0.0}),
         (2, {"exact": False, "burst": {"reentry": drafts, "following": 0}}),
     ):
-        ppsd = {"model": head} | options
-        with e.engine(tiny_llama, stages=stages, ppsd=ppsd, **OPTIONS) as llm:
+        with e.engine(model, stages=stages, ppsd=options, **OPTIONS) as llm:
             outputs = [e.generate(llm, prompt, e.params(tokens)).tokens for prompt in prompts]
             seen.append((outputs, e.counts(llm)))
             e.assert_drafted(llm)
@@ -118,22 +119,23 @@ def test_draft_then_verify_is_what_one_device_does(tiny_llama: Path, head: str):
     assert here == there
     # In a pipeline the last burst ends where the request does.
     assert 0 <= hits_there - hits_here <= drafts * len(prompts)
-    assert hits_here > 2 * drafts
+    assert hits_here > 5 * drafts
 
 
-def test_logprobs_and_tokens_with_a_head_that_goes_on(tiny_llama: Path, head: str):
+def test_logprobs_and_tokens_with_a_head_that_goes_on(model: Path):
     prompt = list(range(5, 45))
     asked = [
         e.params(60),
         e.params(60, temperature=1.0, seed=3, presence_penalty=0.7, bad_words=["t17"]),
     ]
-    with e.engine(tiny_llama, stages=3, ppsd=e.PLAIN, **OPTIONS) as plain:
+    with e.engine(model, stages=3, ppsd=e.PLAIN, **OPTIONS) as plain:
         expected = [e.generate(plain, prompt, one) for one in asked]
-    ppsd = {"model": head, "exact": False, "burst": {"reentry": 3, "following": 2}}
-    with e.engine(tiny_llama, stages=3, ppsd=ppsd, **OPTIONS) as llm:
+    ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
+    with e.engine(model, stages=3, ppsd=ppsd, **OPTIONS) as llm:
         for one, there in zip(asked, expected, strict=True):
             here = e.generate(llm, prompt, one)
             assert here.tokens == there.tokens
             for ours, theirs in zip(here.logprobs, there.logprobs, strict=True):
                 assert ours == pytest.approx(theirs, abs=1e-4)
         e.assert_drafted(llm)
+        assert accepted_by_position(llm)[1] > 0
