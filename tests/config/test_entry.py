@@ -24,6 +24,7 @@ from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.create import describe_target, init_head
 from vllm_ppsd.exit_head.lookup import HEAD_VARIABLE
 from vllm_ppsd.plugin import register
+from vllm_ppsd.protocol import BurstPlan
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +211,52 @@ def test_files_of_another_user_are_refused(tiny_llama: Path, name: str, monkeypa
         engine(tiny_llama, speculative_config={"method": "ppsd"}),
         f"cannot read {tiny_llama / name}: Permission denied",
     )
+
+
+def test_lanes_carry_one_token_unless_asked(tiny_llama: Path, tmp_path: Path):
+    config = config_of(engine(tiny_llama, speculative_config={"method": "ppsd"}))
+    assert (config.exact, config.longest_burst, config.num_speculative_tokens) == (True, 1, 1)
+    assert config.plan == BurstPlan(reentry=0, following=1, depth=1)
+    options = synthetic(tmp_path) | {"exact": False, "burst": {"reentry": 3, "following": 2}}
+    config = config_of(engine(tiny_llama, speculative_config=options))
+    assert config.plan == BurstPlan(reentry=3, following=2, depth=1)
+    # vLLM counts accepted drafts by position up to here.
+    assert (config.longest_burst, config.num_speculative_tokens) == (4, 4)
+    options["burst"] = {"reentry": 3, "following": 0}
+    config = config_of(engine(tiny_llama, speculative_config=options))
+    assert config.plan == BurstPlan(reentry=3, following=1, depth=0), "draft, then verify"
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"burst": {"reentry": 3}, "exact": True}, "with exact=true they carry one"),
+        ({"burst": {"reentry": 8}, "exact": False}, "burst: reentry: .* less than 8"),
+        ({"burst": {"following": 9}, "exact": False}, "burst: following: .* equal to 8"),
+        ({"burst": {"depth": 2}, "exact": False}, "burst: depth: Extra inputs"),
+        ({"exact": False, "draft_sampling": "greedy"}, "draws a token's noise anew"),
+    ],
+)
+def test_bursts_that_cannot_be_are_refused(tiny_llama: Path, tmp_path: Path, more, match):
+    refused(engine(tiny_llama, speculative_config=synthetic(tmp_path) | more), match)
+
+
+def test_bursts_need_a_head_that_goes_on_and_no_processors_of_ones_own(tiny_llama: Path, tmp_path):
+    options = {"method": "ppsd", "exact": False, "burst": {"reentry": 3}}
+    refused(engine(tiny_llama, speculative_config=options), "drafts one token, and cannot go on")
+    options |= synthetic(tmp_path)
+    processors = {"logits_processors": ["some.Processor"]}
+    arguments = engine(tiny_llama, speculative_config=options, **processors)
+    refused(arguments, "leave --logits-processors out")
+    for name in ("exact", "burst"):
+        alone = {"method": "ppsd", name: options[name]}
+        refused(engine(tiny_llama, 1, speculative_config=alone), f"{name} is for a pipeline")
+
+
+def synthetic(folder: Path) -> dict[str, Any]:
+    record = folder / "record.jsonl"
+    record.write_text(json.dumps({"prompt_token_ids": [5], "output_token_ids": [7]}) + "\n")
+    return {"method": "ppsd", "synthetic_drafter": {"record": str(record), "acceptance": 0.5}}
 
 
 def test_an_unknown_key_is_refused_by_name(tiny_llama: Path):

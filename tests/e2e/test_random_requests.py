@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 from support import engine as e
-from support.mixes import VOCABULARY, Asked, Got, check, drive, random_mix, stay
+from support.mixes import (
+    VOCABULARY,
+    Asked,
+    Got,
+    check,
+    drive,
+    plain_runs,
+    random_mix,
+    recorded,
+    stay,
+)
 from vllm.sampling_params import RequestOutputKind
 
 from vllm_ppsd.drafter.recorded import write_record
@@ -34,7 +44,7 @@ ACCEPTANCES = (0.0, 0.3, 0.7, 0.9, 1.0)
 def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path):
     record = tmp_path / "record.jsonl"
     with e.engine(tiny_llama, ppsd=e.PLAIN, **OPTIONS, **PRIORITIES) as plain:
-        mixes, expected = plain_runs(plain)
+        mixes, expected = plain_runs(plain, SEEDS, SIZE)
         traps, caught = plain_traps(plain)
     write_record(record, recorded(mixes, expected))
     drafter = {"record": str(record), "acceptance": 0.5}
@@ -93,23 +103,6 @@ def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Pat
         assert e.prefix_cache_hits(llm) > 0
 
 
-def plain_runs(plain) -> tuple[list[list[Asked]], dict[str, Got]]:
-    """Return the mixes, the later of which continue answers to the first, and what is expected."""
-    first = random_mix(0, SIZE)
-    expected = drive(plain, stay(first))
-    heads = [
-        [*asked.prompt, *tokens]
-        for asked in first
-        for answer in expected[asked.name].tokens
-        # The synthetic drafter's wrong draft is the token after the right one.
-        for tokens in (answer, [*answer[:-1], (answer[-1] + 1) % 512])
-    ]
-    mixes = [first, *(random_mix(seed, SIZE, heads) for seed in SEEDS[1:])]
-    for mix in mixes[1:]:
-        expected |= drive(plain, stay(mix))
-    return mixes, expected
-
-
 def check_with_resets(llm, mixes: Sequence[Sequence[Asked]], expected: dict[str, Got]) -> None:
     """Reset the prefix cache while requests run, as an update of the weights does.
 
@@ -150,7 +143,3 @@ def plain_traps(plain) -> tuple[list[tuple[Asked, Asked]], dict[str, Got]]:
         traps.append((first, second))
         expected |= drive(plain, [second])
     return traps, expected
-
-
-def recorded(mixes: Sequence[Sequence[Asked]], expected: dict[str, Got]):
-    return [(a.prompt, expected[a.name].tokens[0]) for mix in mixes for a in mix]

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from vllm import SamplingParams
-from vllm.engine.arg_utils import EngineArgs
+from support.scheduling import add, make_scheduler
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.request import Request, RequestStatus
-from vllm.v1.structured_output import StructuredOutputManager
+from vllm.v1.request import RequestStatus
 
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput
 from vllm_ppsd.engine.scheduler import PPSDScheduler
 from vllm_ppsd.plugin import register
 from vllm_ppsd.protocol import Outcome, Verdict
 
-BLOCK = 32
 TOKEN = 7
 
 
@@ -27,41 +23,7 @@ TOKEN = 7
 def make(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     register()
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-
-    def scheduler(**options: Any) -> PPSDScheduler:
-        arguments = EngineArgs(
-            str(tiny_llama),
-            pipeline_parallel_size=2,
-            max_model_len=256,
-            block_size=BLOCK,
-            speculative_config={"method": "ppsd"} | options,
-            per_request_spec_decode_metrics="detailed",
-        )
-        config = arguments.create_engine_config()
-        config.cache_config.num_gpu_blocks = 512
-        attention = FullAttentionSpec(
-            block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32
-        )
-        return PPSDScheduler(
-            config,
-            kv_cache_config=KVCacheConfig(
-                num_blocks=512,
-                kv_cache_tensors=[],
-                kv_cache_groups=[KVCacheGroupSpec(["layer"], attention)],
-            ),
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK,
-            log_stats=True,
-        )
-
-    return scheduler
-
-
-def add(scheduler: PPSDScheduler, *names: str, tokens: int = 20) -> None:
-    for name in names:
-        sampling = SamplingParams(max_tokens=tokens, ignore_eos=True)
-        sampling.update_from_generation_config({}, eos_token_id=2)
-        scheduler.add_request(Request(name, [5, 6], sampling, None))
+    return partial(make_scheduler, tiny_llama)
 
 
 def retire(scheduler: PPSDScheduler, tick: SchedulerOutput, stale: set[str], hit: bool) -> Any:

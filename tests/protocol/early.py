@@ -193,6 +193,7 @@ class FirstStage(EarlyStage):
             assert self.drafts.is_stale(lane)
             return None
         parent, tokens = candidates[lane.rank]
+        tokens = tokens[: lane.length]
         assert embedded == tokens or self.drafts.is_stale(lane)
         return Node(lane.tick, lane.rank, entries(parent.path, tokens), parent, parent.root)
 

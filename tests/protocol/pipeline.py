@@ -162,12 +162,21 @@ class Pipeline:
             alone = len(self.requests) == 1
             if not request.drafted or not may_enter(unverified, settings.depth, alone):
                 return ()
-            return self.book.level(request.id, flight.computed)
+            return self._cut(request, self.book.level(request.id, flight.computed))
         known = rng.randint(1, available) if settings.chunked else available
         drafted = self._size(settings.reentry, least=0) if known == available else 0
         samples = drafted + 1 if known == available else 0
         lane = self.book.lane(request.id, flight.computed, known + drafted, known, samples)
         return (lane,)
+
+    def _cut(self, request: Request, level: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        """Send fewer tokens than were drafted, as where other requests have filled the tick."""
+        (longest, *siblings), rng = level, self.rng
+        if siblings or longest.length == 1 or rng.random() >= self.settings.cut:
+            return level
+        length = rng.randint(1, longest.length - 1)
+        self.counts["shortened"] += 1
+        return (self.book.lane(request.id, longest.position, length, 0, length),)
 
     def _size(self, most: int, least: int = 1) -> int:
         return self.rng.randint(least, most) if self.settings.vary and most > least else most

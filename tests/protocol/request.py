@@ -23,6 +23,7 @@ class Settings:
         reentry: most drafts behind a root's known tokens.
         vary: whether shapes are drawn at random up to those, or always the largest.
         chunked: whether prompts enter in pieces.
+        cut: share of the lanes that a tick has less room for than they could carry.
         hold: share of the ticks that a decoding request is kept out of, as a policy may.
         no_draft: share of the lanes of decoding requests behind which nothing is drafted.
         preempt: how often a move is a preemption.
@@ -41,6 +42,7 @@ class Settings:
     reentry: int = 0
     vary: bool = True
     chunked: bool = True
+    cut: float = 0.0
     hold: float = 0.0
     no_draft: float = 0.0
     preempt: float = 0.0

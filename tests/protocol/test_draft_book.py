@@ -35,7 +35,7 @@ def test_siblings_embed_their_candidates_and_get_their_parents():
     assert [book.inputs(lane) for lane in level.lanes] == [[5], [6], [7]]
 
 
-@pytest.mark.parametrize("proposed", [None, (1, [candidate(1)]), (0, []), (0, [candidate(1, 2)])])
+@pytest.mark.parametrize("proposed", [None, (1, [candidate(1)]), (0, []), (0, [candidate(1)])])
 def test_a_missing_draft_is_an_error(proposed):
     book = DraftBook()
     book.arrive(root(0, 0, 3))
@@ -43,7 +43,14 @@ def test_a_missing_draft_is_an_error(proposed):
         tick, candidates = proposed
         book.propose(Drafts(tick, {"a": tuple(candidates)}))
     with pytest.raises(MissingDraftError, match="position 3"):
-        book.inputs(book.arrive(follower(1, 3)))
+        book.inputs(book.arrive(follower(1, 3, length=2)))
+
+
+def test_a_lane_may_carry_fewer_drafts_than_were_made():
+    book = DraftBook()
+    book.arrive(root(0, 0, 3))
+    book.propose(Drafts(0, {"a": (candidate(1, 2, 3),)}))
+    assert book.inputs(book.arrive(follower(1, 3, length=2))) == [1, 2]
 
 
 def test_nothing_is_kept_of_a_request_that_left():

@@ -102,3 +102,31 @@ def test_with_one_slot_nothing_is_told_and_all_that_is_final_may_be_hashed():
     assert tick.shape("a") == Shape()
     assert send_level(book, 5, 8).retired == {}
     assert book.cacheable("a", final=5) == 5
+
+
+def test_a_re_entry_burst_says_whose_final_state_its_drafts_go_on_from():
+    book = TickBook()
+    missed, cut = outcome(None), Outcome("a", (7, 8), compared=2, accepted=1)
+    first = book.tick([book.lane("a", 0, 5, 5, 1)], reentry_req_ids=["a"])
+    assert not book.may_burst("a"), "its outcome is not in"
+    book.judge(first.lanes[0], missed)
+    assert book.may_burst("a")
+    root = book.lane("a", 5, 4, known=1, samples=4)
+    assert (root.is_root, root.after) == (True, first.number)
+    assert book.lane("a", 5, 1, known=1, samples=1).after is None, "it carries no drafts"
+    second = book.tick([root])
+    assert not book.may_burst("a"), "the root has entered"
+    book.judge(root, cut)
+    assert not book.may_burst("a"), "the last stage was not asked for the state"
+    third = book.tick([book.lane("a", 7, 1, 1, 1)], reentry_req_ids=["a"])
+    book.judge(third.lanes[0], missed)
+    book.restart("a")
+    assert not book.may_burst("a"), "a request without blocks starts anew"
+    assert second.reentry_req_ids == frozenset()
+
+
+def test_no_final_state_is_sent_where_a_lane_goes_on():
+    book = TickBook()
+    tick = book.tick([book.lane("a", 0, 5, 5, 1)], reentry_req_ids=["a"])
+    book.judge(tick.lanes[0], outcome(0))
+    assert not book.may_burst("a")

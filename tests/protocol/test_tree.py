@@ -20,6 +20,7 @@ def test_output_is_the_models_and_no_stale_entry_is_read(group: int):
         "hits",
         "misses",
         "cuts",
+        "shortened",
         "runners-up",
         "siblings",
         "copies",

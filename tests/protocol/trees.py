@@ -23,6 +23,7 @@ def random_tree(seed: int) -> Pipeline:
         reentry=rng.choice([0, 0, 1, 3, 7]),
         vary=rng.random() < 0.8,
         chunked=rng.random() < 0.5,
+        cut=rng.choice([0.0, 0.5]) if width == 1 else 0.0,
         hold=rng.choice([0.0, 0.0, 0.3]),
         no_draft=rng.choice([0.0, 0.0, 0.2]),
         preempt=rng.choice([0.0, 0.0, 0.05]),

@@ -34,8 +34,12 @@ class Runner:
             req_id_to_index={"b": 0, "a": 1},
             num_reqs=2,
             num_tokens_no_spec=np.array([4, 4]),
+            token_ids_cpu=np.zeros((2, 9), dtype=np.int32),
+            is_token_ids=np.zeros((2, 9), dtype=bool),
             generators={},
+            block_table=SimpleNamespace(commit_block_table=lambda rows: self.did.append("blocks")),
         )
+        self.did: list[Any] = []
         self.discard_request_mask = SimpleNamespace(
             np=np.zeros(2, dtype=bool), copy_to_gpu=lambda rows: None
         )
@@ -52,7 +56,12 @@ class Runner:
         self.sent_inputs = scheduler_output.scheduled_cached_reqs.new_token_ids
 
     def _prepare_inputs(self, scheduler_output: Any) -> Any:
+        self.did.append("inputs")
         return (torch.tensor([0, 1], dtype=torch.int32),)
+
+    def _calc_spec_decode_metadata(self, drafts: Any, ends: Any) -> Any:
+        self.did.append((drafts.tolist(), ends.tolist()))
+        return SimpleNamespace(logits_indices="rows")
 
     def _model_forward(self, positions: Any) -> Any:
         return "states"
@@ -76,6 +85,10 @@ class Stage:
 
     def inputs(self, tick: Tick) -> Any:
         return None if self.samples else {lane.request_id: [lane.position] for lane in tick.lanes}
+
+    def entering(self, tick: Tick, rows: Any) -> Any:
+        self.calls.append(list(rows))
+        return {lane.request_id: [20] * lane.drafted for lane in tick.reentries}
 
     def discards(self, lane: Lane) -> bool:
         return lane.request_id in self.stale
@@ -119,7 +132,11 @@ def step(*lanes: Lane) -> Any:
         num_computed_tokens=[lane.position for lane in lanes],
         new_token_ids=[[] if lane.drafted else [9] for lane in lanes],
     )
-    return SimpleNamespace(tick=Tick(3, lanes), scheduled_cached_reqs=cached)
+    return SimpleNamespace(
+        tick=Tick(3, lanes),
+        scheduled_cached_reqs=cached,
+        scheduled_spec_decode_tokens={lane.request_id: [-1] * lane.drafted for lane in lanes},
+    )
 
 
 A, B = Lane("a", 3, 4, drafted=1, behind=2), Lane("b", 3, 5)
@@ -170,3 +187,31 @@ def test_a_tick_of_stale_lanes_is_taken_in_and_not_run():
     output = last.sample_tokens(None)
     assert stage.calls == ["sampling", {"a": [], "b": []}]
     assert output.sampled_token_ids == [[], []]
+
+
+ROOT = Lane("a", 3, 3, length=3, drafted=2, samples=3, after=1)
+
+
+def test_what_enters_behind_a_root_is_written_before_the_inputs_are_laid_out():
+    first = runner(stage := Stage(samples=False))
+    tick = step(ROOT, B)
+    tick.scheduled_cached_reqs.new_token_ids = [[9], [9]]
+    first.execute_model(tick)
+    assert first.sent_inputs == [[9], [9]], "the known tokens"
+    assert stage.calls[0] == ["b", "a"]
+    assert first.did == ["blocks", "inputs"]
+    assert first.requests["a"].output_token_ids == [20, 20]
+    assert first.input_batch.token_ids_cpu[1].tolist() == [0, 0, 0, 0, 20, 20, 0, 0, 0]
+    assert first.input_batch.num_tokens_no_spec.tolist() == [4, 6]
+    assert tick.scheduled_spec_decode_tokens == {}, "all of them are tokens like others"
+
+
+def test_the_last_stage_samples_every_row_of_a_lane():
+    last = runner(stage := Stage(samples=True))
+    last.query_start_loc = SimpleNamespace(np=np.array([0, 1, 4]))
+    last.lora_config = None
+    stage.entering = lambda tick, rows: {}
+    tick = step(ROOT, B)
+    last.execute_model(tick)
+    assert last.did == ["blocks", "inputs", ([0, 2], [1, 4])]
+    assert tick.scheduled_spec_decode_tokens == {"a": [-1, -1], "b": []}

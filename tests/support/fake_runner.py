@@ -37,6 +37,8 @@ class FakePort:
         self.vllm_config: Any = SimpleNamespace(model_config=model)
         self._prompt, self._sampling = list(prompt), SamplingParams(**sampling)
         self.sampler: Any = None
+        self.bursts: Any = None
+        self.final = torch.zeros(0, HIDDEN)
         self.contexts: list[tuple[list[int], list[int], int]] = []
 
     def model(self) -> Any:
@@ -60,6 +62,12 @@ class FakePort:
     def wrap_sampler(self, wrap: Any) -> None:
         self.sampler = wrap(SimpleNamespace(logprobs_mode="raw_logprobs"))
 
+    def replace_rejection_sampler(self, make: Any) -> None:
+        self.bursts = make(None)
+
+    def final_states(self) -> torch.Tensor:
+        return self.final
+
     @contextmanager
     def draft_context(
         self, rows: Any, positions: Any, depth: int, steps: int = 1
@@ -74,6 +82,7 @@ class FakeDrafter:
     def __init__(self) -> None:
         self.wanted: list[list[Wanted]] = []
         self.states: list[ExitStates] = []
+        self.gone_on: list[tuple[torch.Tensor, list[int], list[Wanted]]] = []
 
     def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Any:
         self.states.append(states)
@@ -90,6 +99,7 @@ class FakeDrafter:
         wanted: Sequence[Wanted],
         promising: Any = None,
     ) -> Any:
+        self.gone_on.append((final, list(tokens), list(wanted)))
         return [
             tuple(Draft(100 + one.position + i, step=2 + i) for i in range(one.length))
             for one in wanted
@@ -108,16 +118,19 @@ class FakeChannel:
     def __init__(self) -> None:
         self.messages: deque[Any] = deque()
 
-    def send(self, message: Any, buffers: Any = ()) -> None:
-        self.messages.append(message)
+    def send(self, message: Any, buffers: Any = (), to_first: Any = ()) -> None:
+        self.messages.append((message, [bytes(one) for one in (*buffers, *to_first)]))
 
     def ready(self) -> bool:
         return bool(self.messages)
 
     def receive(self, tick: int | None = None) -> Any:
-        message = self.messages.popleft()
+        return self.receive_with_buffers(tick)[0]
+
+    def receive_with_buffers(self, tick: int | None = None) -> Any:
+        message, buffers = self.messages.popleft()
         assert tick in (None, message.tick)
-        return message
+        return message, buffers
 
 
 def batch_of(tick: Tick, lanes: Sequence[Lane] | None = None) -> Batch:

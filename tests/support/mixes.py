@@ -110,6 +110,32 @@ def stay(mix: Sequence[Asked]) -> list[Asked]:
     return [replace(asked, leaves=None) for asked in mix]
 
 
+def plain_runs(
+    plain: Any, seeds: Sequence[int], size: int
+) -> tuple[list[list[Asked]], dict[str, Got]]:
+    """Return mixes, the later of which continue answers to the first, and what is expected."""
+    first = random_mix(seeds[0], size)
+    expected = drive(plain, stay(first))
+    heads = [
+        [*asked.prompt, *tokens]
+        for asked in first
+        for answer in expected[asked.name].tokens
+        # The synthetic drafter's wrong draft is the token after the right one.
+        for tokens in (answer, [*answer[:-1], (answer[-1] + 1) % 512])
+    ]
+    mixes = [first, *(random_mix(seed, size, heads) for seed in seeds[1:])]
+    for mix in mixes[1:]:
+        expected |= drive(plain, stay(mix))
+    return mixes, expected
+
+
+def recorded(
+    mixes: Sequence[Sequence[Asked]], expected: dict[str, Got]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return prompts and their first answers, as a synthetic drafter's record has them."""
+    return [(asked.prompt, expected[asked.name].tokens[0]) for mix in mixes for asked in mix]
+
+
 def check(mix: Sequence[Asked], got: dict[str, Got], expected: dict[str, Got]) -> None:
     """Assert that what came of every request of the mix is what is expected of it."""
     for asked in mix:

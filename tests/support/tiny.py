@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 VOCAB_SIZE = 512
@@ -92,6 +94,21 @@ def make_tiny_model(folder: Path, family: str = "llama", seed: int = 0, tied: bo
                     weight.mul_(0.25)
     model.save_pretrained(folder)
     _write_tokenizer(folder)
+    return folder
+
+
+def calmed(model: Path, folder: Path, share: float = 0.07) -> Path:
+    """Copy a model whose layers add only a share of what they did.
+
+    What it writes depends on the newest token most of all, so that a head that knows little else
+    is often right, and on the tokens before it, so that it is not always.
+    """
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("ppsd"))
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith(_ADDED):
+            tensor.mul_(share)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 

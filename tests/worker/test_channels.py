@@ -38,6 +38,16 @@ def test_verdicts_arrive_in_order():
     assert [pair.receiver.receive() for _ in sent] == sent
 
 
+def test_final_states_go_to_the_first_stage_alone():
+    receivers = [Receiver("127.0.0.1", Kind.VERDICTS, 10) for _ in range(2)]
+    sender: Sender[Verdict] = Sender([one.address for one in receivers])
+    verdict = Verdict(3, {"a": Outcome("a", (7,), 1, 0)}, ("a",))
+    sender.send(verdict, to_first=[memoryview(b"state")])
+    first, second = (one.receive_with_buffers(3) for one in receivers)
+    assert first == (verdict, [b"state"])
+    assert second == (verdict, [])
+
+
 def test_messages_travel_between_ipv6_addresses():
     if not can_bind("::1", socket.AF_INET6):
         pytest.skip("this machine has no IPv6 loopback")

@@ -16,7 +16,7 @@ from vllm_ppsd.worker.non_last import NonLastStage
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
 
-CONFIG: Any = SimpleNamespace(max_drafts=1, feedback_stages=[], makes_noise=False)
+CONFIG: Any = SimpleNamespace(max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=1)
 STATES = FakePort().empty_states(8)
 
 
@@ -49,13 +49,16 @@ class Pipeline:
         self.verdicts = [FakeChannel(), FakeChannel()]
 
         def channels(stage: int) -> Any:
-            fan_out = SimpleNamespace(
-                send=lambda message: [one.send(message) for one in self.verdicts]
-            )
+            def fan_out(message: Any, to_first: Any = ()) -> None:
+                first, *others = self.verdicts
+                first.send(message, to_first)
+                for one in others:
+                    one.send(message)
+
             receivers: dict[Kind, Any] = {Kind.DRAFTS: drafts}
             if stage < 2:
                 receivers[Kind.VERDICTS] = self.verdicts[stage]
-            senders = {Kind.DRAFTS: drafts, Kind.VERDICTS: fan_out}
+            senders = {Kind.DRAFTS: drafts, Kind.VERDICTS: SimpleNamespace(send=fan_out)}
             return SimpleNamespace(stage=stage, receivers=receivers, senders=senders)
 
         port: Any = FakePort()
@@ -123,13 +126,13 @@ def test_nothing_is_drafted_behind_chunks_and_where_no_draft_is_wanted(pipeline:
     pipeline.run_first(pipeline.tick(0, 3, 3, samples=0))
     pipeline.run_first(pipeline.tick(3, 2, 2, no_draft_req_ids=["r"]))
     assert pipeline.drafter.wanted == [[], []]
-    assert [sorted(m.candidates) for m in pipeline.last._drafts.messages] == [[], []]
+    assert [sorted(m.candidates) for m, _ in pipeline.last._drafts.messages] == [[], []]
 
 
 def test_what_is_drafted_is_what_the_last_stage_compares(pipeline: Pipeline):
     tick = pipeline.tick(0, 3, 3)
     pipeline.run_first(tick)
-    (message,) = pipeline.last._drafts.messages
+    ((message, _),) = pipeline.last._drafts.messages
     (candidate,) = message.candidates["r"]
     assert (message.tick, candidate.drafts) == (tick.number, (Draft(103),))
 

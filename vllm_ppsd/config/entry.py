@@ -16,7 +16,12 @@ from vllm_ppsd.config import arguments, cpu_binding, support
 from vllm_ppsd.config.announcement import announce
 from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.config.layout import balanced_exit_layer, check_partition, split_layers
-from vllm_ppsd.config.ppsd import PPSDConfig, SyntheticDrafter, check_option_names
+from vllm_ppsd.config.ppsd import (
+    FixedBurst,
+    PPSDConfig,
+    SyntheticDrafter,
+    check_option_names,
+)
 from vllm_ppsd.costs import ModelShape, draft_threshold
 from vllm_ppsd.drafter.recorded import read_record
 from vllm_ppsd.exit_head import lookup
@@ -93,6 +98,8 @@ def resolve(
             draft_sampling=options.get(
                 "draft_sampling", "coupled" if stages > 1 else "probabilistic"
             ),
+            exact=options.get("exact", True),
+            burst=_burst(options.get("burst")),
             load_adaptive=options.get("load_adaptive", True),
             synthetic_drafter=synthetic,
             target_model_config=model_config,
@@ -126,6 +133,15 @@ def _synthetic_drafter(given: Any) -> SyntheticDrafter | None:
         raise PPSDConfigError(f"synthetic_drafter: {problems(error, 'config')}") from None
     read_record(drafter.record)
     return drafter
+
+
+def _burst(given: Any) -> FixedBurst | None:
+    if given is None or isinstance(given, FixedBurst):
+        return given
+    try:
+        return FixedBurst.model_validate(given)
+    except ValidationError as error:
+        raise PPSDConfigError(f"burst: {problems(error, 'config')}") from None
 
 
 def _exit_head(
@@ -175,6 +191,11 @@ def _check_for_pipelines(options: dict[str, Any], stages: int) -> None:
             "load_adaptive is for a pipeline, whose stages requests share; on one device, leave "
             "it out"
         )
+    for name in ("exact", "burst"):
+        if name in options:
+            raise PPSDConfigError(
+                f"{name} is for a pipeline, whose lanes it is about; on one device, leave it out"
+            )
 
 
 def _deeper_layers(head: ExitHeadFolder | None, partition: list[int]) -> list[int]:

@@ -13,6 +13,7 @@ from vllm.utils.hashing import safe_hash
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.protocol import BurstPlan
 
 
 class SyntheticDrafter(BaseModel):
@@ -32,6 +33,26 @@ class SyntheticDrafter(BaseModel):
     record: str
     acceptance: float = Field(ge=0.0, le=1.0)
     seed: int = 0
+
+
+MAX_BURST = 8
+"""Tokens of a lane, at most."""
+
+
+class FixedBurst(BaseModel):
+    """How many tokens the lanes of a pipeline carry, the same for every request and tick.
+
+    Attributes:
+        reentry: drafts sent along behind a known token: after a miss, and where nothing follows
+            before the verdict.
+        following: tokens, all drafts, of each lane that is sent before the verdict on the lane
+            before it; 0 to wait for the verdict (draft, then verify).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reentry: int = Field(default=0, ge=0, lt=MAX_BURST)
+    following: int = Field(default=1, ge=0, le=MAX_BURST)
 
 
 MOST_CONTINUATIONS = 8
@@ -82,6 +103,13 @@ class PPSDConfig(SpeculativeConfig):
     deeper_layers: list[int] = dataclasses.field(default_factory=list)
     """Of a multi-depth head, the ends of the stages whose states it reads."""
 
+    exact: bool = True
+    """In a pipeline, lanes carry one token: the kernels see the shapes of plain decoding, and the
+    output of one request is bit-identical."""
+
+    burst: FixedBurst | None = None
+    """In a pipeline, where lanes are not exact: how many tokens they carry."""
+
     load_adaptive: bool = True
     """In a pipeline, let requests draft only as far as the stages have room."""
 
@@ -90,7 +118,7 @@ class PPSDConfig(SpeculativeConfig):
 
     def __post_init__(self) -> None:
         """Set vLLM's own field; ``vllm_ppsd.config.entry`` resolves the others."""
-        self.num_speculative_tokens = max(1, self.max_drafts)
+        self.num_speculative_tokens = max(1, self.max_drafts, self.longest_burst)
 
     @model_validator(mode="after")
     def _verify_args(self) -> PPSDConfig:
@@ -104,6 +132,7 @@ class PPSDConfig(SpeculativeConfig):
                 f"draft_threshold={self.draft_threshold} is for one device (pipeline size 1); in "
                 "a pipeline a doubtful draft takes no time of its own; leave draft_threshold out"
             )
+        self._verify_burst()
         if self.head_steps > 1 and not self.is_pipelined and self.max_drafts > MOST_CONTINUATIONS:
             raise PPSDConfigError(
                 f"num_speculative_tokens={self.max_drafts}, but a head goes on for at most "
@@ -121,6 +150,36 @@ class PPSDConfig(SpeculativeConfig):
             if self.synthetic_drafter is None:
                 raise PPSDConfigError("PPSD needs an exit head or a synthetic drafter to draft")
         return self
+
+    def _verify_burst(self) -> None:
+        if self.burst is not None and self.exact:
+            raise PPSDConfigError(
+                "burst says how many tokens lanes carry, and with exact=true they carry one; say "
+                "'exact': false, or leave burst out"
+            )
+        if self.exact:
+            return
+        if getattr(self.target_model_config, "logits_processors", None):
+            raise PPSDConfigError(
+                "logits processors of one's own see the tokens of a step one by one, which lanes "
+                "of several tokens do not have; leave --logits-processors out, or exact"
+            )
+        if self.draft_sampling != "coupled":
+            raise PPSDConfigError(
+                f"draft_sampling={self.draft_sampling!r} draws a token's noise anew each time that "
+                "it is sampled, and in lanes of several tokens that is more than once; leave "
+                "draft_sampling out, or exact"
+            )
+        if self.deeper_layers:
+            raise PPSDConfigError(
+                f"the exit head {self.model} reads the states of later stages, of one token a "
+                "lane; leave exact out, or name a head that reads the exit's alone"
+            )
+        if self.model is not None and self.longest_burst > 1 and self.head_steps == 1:
+            raise PPSDConfigError(
+                f"the exit head {self.model} drafts one token, and cannot go on from it; leave "
+                "exact out, or name a head that was trained for more steps"
+            )
 
     def compute_hash(self) -> str:
         """Return what compiled graphs depend on besides the target: the head's make.
@@ -148,6 +207,20 @@ class PPSDConfig(SpeculativeConfig):
         """Whether a pipeline samples with its own noise instead of vLLM's."""
         return self.is_pipelined and self.draft_sampling != "greedy"
 
+    @property
+    def plan(self) -> BurstPlan:
+        """How every request drafts."""
+        if not self.max_drafts or not self.is_pipelined:
+            return BurstPlan(reentry=0, following=1, depth=0)
+        burst = FixedBurst() if self.burst is None else self.burst
+        depth = self.max_drafts if burst.following else 0
+        return BurstPlan(burst.reentry, max(1, burst.following), depth)
+
+    @property
+    def longest_burst(self) -> int:
+        """Tokens of a lane, or drafts that one outcome is of, at most."""
+        return max(self.plan.reentry + 1, self.plan.following)
+
     def uses_draft_model(self) -> bool:
         """Have vLLM allocate key/value slots for drafts, as it does for draft models."""
         return not self.is_pipelined and self.max_drafts > 0
@@ -168,6 +241,8 @@ USER_OPTIONS: tuple[str, ...] = (
     "exit_layer",
     "draft_threshold",
     "draft_sampling",
+    "exact",
+    "burst",
     "load_adaptive",
     "synthetic_drafter",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -13,18 +13,27 @@ from vllm.v1.request import Request
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import (
     Admitted,
+    BurstPlan,
     Decoding,
     FixedDepth,
     Lane,
     LoadPolicy,
     Outcome,
+    TickBook,
     TickCosts,
 )
+from vllm_ppsd.protocol.load import UNBOUNDED
 
 logger = init_logger("vllm.plugins.ppsd")
 
 LOG_EVERY = 10.0
 """Seconds between two lines of the log about the load, at least."""
+
+
+PLAIN = BurstPlan(depth=0)
+"""Of a request that drafts nothing."""
+
+ONE_TOKEN_EACH = BurstPlan(depth=UNBOUNDED)
 
 
 class Admission:
@@ -33,10 +42,12 @@ class Admission:
     Args:
         config: PPSD's.
         stages: pipeline size.
+        ticks: what is in flight.
     """
 
-    def __init__(self, config: PPSDConfig, stages: int) -> None:
-        self._stages = stages
+    def __init__(self, config: PPSDConfig, stages: int, ticks: TickBook) -> None:
+        self._stages, self._ticks = stages, ticks
+        self._plan = config.plan
         self._costs = TickCosts()
         self._load: LoadPolicy | None = None
         if config.load_adaptive and config.max_drafts:
@@ -63,9 +74,11 @@ class Admission:
             # structured output decode plainly.
             Decoding(
                 r.request_id,
-                r.num_output_placeholders,
+                # A result that has no outcome, as of plain decoding, ends its level too.
+                min(self._ticks.unverified(r.request_id), r.num_output_placeholders),
                 may_draft=not r.use_structured_output,
                 drafted=self._drafted.get(r.request_id, True),
+                depth=self.plan(r).depth,
             )
             for r in running
             if not r.is_prefill_chunk
@@ -74,12 +87,29 @@ class Admission:
         self._log(len(decoding))
         return admitted
 
-    def sent(self, admitted: Admitted, lanes: Sequence[Lane], left: Iterable[str]) -> set[str]:
+    def plan(self, request: Request) -> BurstPlan:
+        """Return how a request drafts, where the load lets it."""
+        sampling = request.sampling_params
+        if request.use_structured_output:
+            return PLAIN
+        if sampling is not None and sampling.thinking_token_budget is not None:
+            # What ends its thinking is counted once a step.
+            return ONE_TOKEN_EACH if self._plan.depth else PLAIN
+        return self._plan
+
+    def sent(
+        self,
+        admitted: Admitted,
+        lanes: Sequence[Lane],
+        plans: Mapping[str, BurstPlan],
+        left: Iterable[str],
+    ) -> set[str]:
         """A tick was made; return the requests that need no draft behind their lane.
 
         Args:
             admitted: what was decided for it.
             lanes: of the tick.
+            plans: of its requests.
             left: requests that have left the engine.
         """
         self._in_flight += bool(lanes)
@@ -93,6 +123,7 @@ class Admission:
             no_draft = entered
         else:
             no_draft = entered - prompts - admitted.drafting
+        no_draft = no_draft | {name for name, plan in plans.items() if not plan.depth}
         self._drafted |= {request_id: request_id not in no_draft for request_id in entered}
         return no_draft
 
@@ -103,7 +134,8 @@ class Admission:
             return
         self._in_flight -= 1
         now = time.monotonic()
-        ordinary = scheduler_output.total_num_scheduled_tokens == lanes and any(
+        drafts = sum(map(len, scheduler_output.scheduled_spec_decode_tokens.values()))
+        ordinary = scheduler_output.total_num_scheduled_tokens == lanes + drafts and any(
             output.sampled_token_ids
         )
         if ordinary and self._last_result is not None:

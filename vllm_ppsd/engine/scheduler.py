@@ -7,6 +7,7 @@ sent, and rewinds a request where the last stage's verdict says that a draft was
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,11 +22,14 @@ from vllm.v1.spec_decode.metrics import SpecDecodingStats
 from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
 from vllm_ppsd.hooks.marks import hide
-from vllm_ppsd.protocol import Flight, Lane, Outcome, TickBook, flush
+from vllm_ppsd.protocol import Flight, Lane, Outcome, Shape, TickBook, flush
 from vllm_ppsd.sampling.seeds import Arrivals
 
 _HELD = 2**62
 """A step that never comes: the request does not enter this tick."""
+
+_UNKNOWN = -1
+"""In place of a draft, which vLLM's scheduler counts and stage 0 knows."""
 
 
 class PPSDScheduler(AsyncScheduler):
@@ -34,15 +38,17 @@ class PPSDScheduler(AsyncScheduler):
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
         assert config is not None
-        # Every lane carries one token, as in plain decoding: the base class must
-        # neither reserve slots for draft tokens nor schedule any.
+        # How many tokens a lane carries is decided here, request by request: the base class
+        # must schedule no draft tokens of its own.
         super().__init__(hide(vllm_config), *args, **kwargs)
+        # The head writes entries for all drafts behind a lane but the last.
+        self.num_lookahead_tokens = config.longest_burst - 1
         stages = vllm_config.parallel_config.pipeline_parallel_size
-        self._admission = Admission(config, stages)
+        self._ticks = TickBook()
+        self._admission = Admission(config, stages, self._ticks)
         self._most_drafts: int = config.num_speculative_tokens
         self._arrivals = Arrivals(vllm_config.model_config.seed) if config.makes_noise else None
-        self._ticks = TickBook()
-        self._outcomes: dict[str, Outcome] = {}
+        self._judged: dict[str, tuple[Outcome, int]] = {}
         self._step_stats: SpecDecodingStats | None = None
 
     def add_request(self, request: Request) -> None:
@@ -67,6 +73,8 @@ class PPSDScheduler(AsyncScheduler):
             held = request.request_id not in admitted.entering or _covered(request)
             held &= not request.is_prefill_chunk
             request.next_decode_eligible_step = _HELD if held else 0
+            drafting = request.request_id in admitted.drafting
+            request.spec_token_ids = [_UNKNOWN] * (self._length(request, drafting) - 1)
         scheduler_output = super().schedule(*args, **kwargs)
         lanes = [self._lane(*lane) for lane in _lanes_of(scheduler_output)]
         left = scheduler_output.finished_req_ids
@@ -75,32 +83,48 @@ class PPSDScheduler(AsyncScheduler):
             seeds = self._arrivals.of(new.req_id for new in scheduler_output.scheduled_new_reqs)
             # A name may be in use again.
             self._arrivals.forget(left - self.requests.keys())
-        no_draft = self._admission.sent(admitted, lanes, left)
-        return PPSDSchedulerOutput.of(
-            scheduler_output, self._ticks.tick(lanes, no_draft, seeds, left)
-        )
+        plans = {
+            lane.request_id: self._admission.plan(self.requests[lane.request_id]) for lane in lanes
+        }
+        no_draft = self._admission.sent(admitted, lanes, plans, left)
+        shapes = {
+            lane.request_id: Shape(
+                length=max(1, min(plans[lane.request_id].following, self._room(lane)))
+            )
+            for lane in lanes
+        }
+        plain = admitted.decoding - admitted.drafting
+        reentry = {name for name, plan in plans.items() if plan.reentry and name not in plain}
+        tick = self._ticks.tick(lanes, no_draft, seeds, left, shapes, reentry)
+        return PPSDSchedulerOutput.of(scheduler_output, tick)
 
     def update_from_output(
         self, scheduler_output: PPSDSchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> Any:
-        # Without lanes vLLM's own output comes back.
-        self._outcomes = {}
-        if isinstance(model_runner_output, PPSDModelRunnerOutput):
-            self._outcomes = model_runner_output.verdict.outcomes
-            for lane in scheduler_output.tick.lanes:
-                if outcome := self._outcomes.get(lane.request_id):
-                    self._ticks.judge(lane, outcome)
         self._admission.received(scheduler_output, model_runner_output)
+        # Without lanes vLLM's own output comes back.
+        self._judged = {}
+        if isinstance(model_runner_output, PPSDModelRunnerOutput):
+            outcomes, tick = model_runner_output.verdict.outcomes, scheduler_output.tick
+            for lane in tick.lanes:
+                if outcome := outcomes.get(lane.request_id):
+                    self._ticks.judge(lane, outcome)
+                    drafts = lane.samples - 1 + tick.shape(lane.request_id).width
+                    self._judged[lane.request_id] = outcome, drafts
+            # A flush takes back what a cut burst leaves over, with all that is behind it, and
+            # the statistics are of outcomes.
+            scheduler_output = copy.copy(scheduler_output)
+            scheduler_output.scheduled_spec_decode_tokens = {}
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
         kept, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
-        outcome = self._outcomes.get(request.request_id)
+        outcome, drafts = self._judged.get(request.request_id, (None, 0))
         if outcome is not None and outcome.compared:
             self._admission.judged(outcome)
-            self._observe(request, outcome)
+            self._observe(request, outcome, drafts)
             if outcome.missed and not stopped and not is_stale:
                 self._flush(request)
         return kept, stopped
@@ -113,8 +137,32 @@ class PPSDScheduler(AsyncScheduler):
         """
         request = self.requests[request_id]
         known = max(0, min(length, request.num_tokens - position))
-        samples = int(not request.is_prefill_chunk)
+        samples = 0 if request.is_prefill_chunk else length - known + bool(known)
         return self._ticks.lane(request_id, position, length, known, samples)
+
+    def _length(self, request: Request, drafting: bool) -> int:
+        """Return how many tokens the next lane of a decoding request carries; 1 of a prompt.
+
+        Args:
+            request: a running one.
+            drafting: whether the load lets it draft.
+        """
+        length = 1
+        if request.is_prefill_chunk:
+            return length
+        if request.num_output_placeholders:
+            length = self._ticks.shape(request.request_id).length
+        elif drafting and self._ticks.may_burst(request.request_id):
+            length = 1 + self._admission.plan(request).reentry
+        return max(1, min(length, self._end(request) - 1 - request.num_computed_tokens))
+
+    def _room(self, lane: Lane) -> int:
+        """Return how many more tokens its request can embed behind a lane."""
+        return self._end(self.requests[lane.request_id]) - 1 - lane.end
+
+    def _end(self, request: Request) -> int:
+        """Return how many tokens a request has at most; it embeds all but the last."""
+        return min(request.num_prompt_tokens + request.max_tokens, self.max_model_len)
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
@@ -144,11 +192,15 @@ class PPSDScheduler(AsyncScheduler):
         request.num_stale_output_tokens = after.stale
         request.drop_stale_output = False
 
-    def _observe(self, request: Request, outcome: Outcome) -> None:
-        """Feed vLLM's own statistics: so many tokens drafted, so many accepted."""
+    def _observe(self, request: Request, outcome: Outcome, drafts: int) -> None:
+        """Feed vLLM's own statistics: so many tokens drafted, so many accepted.
+
+        One outcome is what vLLM calls a draft: of the lane's own drafts, behind its first row,
+        and of the first one behind it.
+        """
         if request.spec_decode_metrics is not None:
             request.spec_decode_metrics.observe(
-                num_draft_tokens=outcome.compared,
+                num_draft_tokens=drafts,
                 num_accepted=outcome.accepted,
                 detailed=self.spec_decode_metrics_level == "detailed",
             )
@@ -157,7 +209,7 @@ class PPSDScheduler(AsyncScheduler):
         if self._step_stats is None:
             self._step_stats = SpecDecodingStats.new(self._most_drafts)
         self._step_stats.observe_draft(
-            num_draft_tokens=outcome.compared, num_accepted_tokens=outcome.accepted
+            num_draft_tokens=drafts, num_accepted_tokens=outcome.accepted
         )
 
 

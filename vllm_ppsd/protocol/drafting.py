@@ -47,6 +47,8 @@ class DraftBook(StaleBook):
     def inputs(self, lane: Lane) -> list[int]:
         """Return the drafted tokens of a lane that has arrived and is no root.
 
+        Where the tick has no room for all that were drafted, they are the first ones.
+
         Raises:
             MissingDraftError: the lane is not stale, and its tokens were not drafted:
                 scheduler and proposer disagree.
@@ -56,7 +58,7 @@ class DraftBook(StaleBook):
         if self.is_stale(lane):
             return [STALE_INPUT] * lane.drafted
         candidate = self._candidate(lane)
-        if candidate is None or len(candidate.drafts) != lane.drafted:
+        if candidate is None or len(candidate.drafts) < lane.drafted:
             tick, candidates = self._drafted.get(lane.request_id, (None, ()))
             raise MissingDraftError(
                 f"no draft for position {lane.position} of request {lane.request_id!r}: its lane "
@@ -64,7 +66,7 @@ class DraftBook(StaleBook):
                 f"stage 0 last drafted for it in tick {tick}, "
                 f"candidates of {[len(c.drafts) for c in candidates]} tokens"
             )
-        return [draft.token for draft in candidate.drafts]
+        return [draft.token for draft in candidate.drafts[: lane.drafted]]
 
     def forget(self, request_id: str) -> None:
         super().forget(request_id)

@@ -28,26 +28,32 @@ decode: the head's time over many lanes and the scheduler's are not in what a ti
 lanes. (docs/measurements.md)"""
 
 
+UNBOUNDED = 2**31
+"""A depth that bounds nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """A request whose prompt is finished.
 
     Attributes:
         request_id: the engine's id.
-        unverified: its positions whose sampled token has not come back.
+        unverified: its ticks whose outcome has not come back.
         may_draft: whether it may draft at all.
         drafted: whether stage 0 drafts behind its newest lane in flight, if there is one.
+        depth: of its drafted ticks, how many may be unverified, if the pipeline's depth allows.
     """
 
     request_id: str
     unverified: int
     may_draft: bool = True
     drafted: bool = True
+    depth: int = UNBOUNDED
 
     def may_enter(self, max_drafts: int, alone: bool) -> bool:
         """Whether it may be sent on with so many drafts; ``alone``: no other is decoding."""
         behind_a_draft = self.drafted or not self.unverified
-        return behind_a_draft and may_enter(self.unverified, max_drafts, alone)
+        return behind_a_draft and may_enter(self.unverified, min(max_drafts, self.depth), alone)
 
 
 @dataclass(frozen=True, slots=True)

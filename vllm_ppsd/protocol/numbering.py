@@ -14,8 +14,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
 
 from vllm_ppsd.protocol.tick import ONE_TOKEN, Lane, Outcome, Retired, Shape, Tick
+
+
+class _Level(NamedTuple):
+    """A level whose outcome is not in.
+
+    Attributes:
+        tick: its number.
+        width: how many lanes it has.
+        state: whether stage 0 gets its final state if no lane goes on behind it.
+    """
+
+    tick: int
+    width: int
+    state: bool
 
 
 @dataclass(slots=True)
@@ -25,17 +42,20 @@ class _Sent:
     Attributes:
         newest: number of the newest tick with a level of it.
         shape: of the level behind that one.
-        levels: tick and width of the levels whose outcome is not in.
+        levels: those whose outcome is not in.
         retired: the newest outcome, until a tick carries it to the stages.
         promoted: positions whose final entries are in the main blocks, on every stage behind
             that newest tick.
+        reentry: number of the tick whose final state stage 0 drafts from behind a root that
+            enters now; None if there is none.
     """
 
     newest: int
     shape: Shape = field(default_factory=Shape)
-    levels: deque[tuple[int, int]] = field(default_factory=deque)
+    levels: deque[_Level] = field(default_factory=deque)
     retired: Retired | None = None
     promoted: int = 0
+    reentry: int | None = None
 
 
 class TickBook:
@@ -69,7 +89,15 @@ class TickBook:
         """
         behind = None if known else self._sent[request_id].newest
         drafted = length - known
-        return Lane(request_id, self._number, position, length, drafted, samples, behind, rank)
+        lane = Lane(request_id, self._number, position, length, drafted, samples, behind, rank)
+        if known and drafted and self.may_burst(request_id):
+            return msgspec.structs.replace(lane, after=self._sent[request_id].reentry)
+        return lane
+
+    def may_burst(self, request_id: str) -> bool:
+        """Whether stage 0 can draft behind a root of the request that enters now."""
+        sent = self._sent.get(request_id)
+        return sent is not None and sent.reentry is not None
 
     def level(self, request_id: str, position: int) -> tuple[Lane, ...]:
         """Return the lanes that embed what stage 0 drafts behind a request's newest level.
@@ -93,6 +121,7 @@ class TickBook:
         seeds: Mapping[str, int] | None = None,
         left: Iterable[str] = (),
         shapes: Mapping[str, Shape] | None = None,
+        reentry_req_ids: Iterable[str] = (),
     ) -> Tick:
         """Return the next tick; arguments as its attributes.
 
@@ -100,7 +129,7 @@ class TickBook:
             shapes: as wanted, and short enough for the sequence's greatest length; where slots
                 are short, the level is narrower.
         """
-        left, lanes = tuple(left), tuple(lanes)
+        left, lanes, reentry = tuple(left), tuple(lanes), frozenset(reentry_req_ids)
         for request_id in left:
             self._sent.pop(request_id, None)
         levels: dict[str, list[Lane]] = {}
@@ -109,7 +138,7 @@ class TickBook:
         retired: dict[str, Retired] = {}
         decided: dict[str, Shape] = {}
         for request_id, level in levels.items():
-            sent = self._send(level)
+            sent = self._send(level, request_id in reentry)
             if sent.retired is not None:
                 retired[request_id], sent.retired = sent.retired, None
             sent.shape = self._bounded(sent, (shapes or {}).get(request_id, ONE_TOKEN))
@@ -117,7 +146,14 @@ class TickBook:
                 decided[request_id] = sent.shape
         number, self._number = self._number, self._number + 1
         return Tick(
-            number, lanes, frozenset(no_draft_req_ids), dict(seeds or {}), left, decided, retired
+            number,
+            lanes,
+            frozenset(no_draft_req_ids),
+            dict(seeds or {}),
+            left,
+            decided,
+            retired,
+            reentry,
         )
 
     def judge(self, lane: Lane, outcome: Outcome) -> None:
@@ -127,12 +163,14 @@ class TickBook:
         continues, all levels in flight are stale.
         """
         sent = self._sent.get(lane.request_id)
-        if sent is None or not sent.levels or sent.levels[0][0] > lane.tick:
+        if sent is None or not sent.levels or sent.levels[0].tick > lane.tick:
             return
-        while sent.levels and sent.levels[0][0] <= lane.tick:
-            sent.levels.popleft()
+        level = sent.levels[0]
+        while sent.levels and sent.levels[0].tick <= lane.tick:
+            level = sent.levels.popleft()
         if outcome.continues is None:
             sent.levels.clear()
+            sent.reentry = level.tick if level.state else None
         if self._slots > 1:
             end = lane.end - lane.samples + len(outcome.tokens)
             sent.retired = Retired(lane.tick, outcome.rank, end, outcome.continues)
@@ -160,19 +198,19 @@ class TickBook:
     def __len__(self) -> int:
         return len(self._sent)
 
-    def _send(self, level: list[Lane]) -> _Sent:
+    def _send(self, level: list[Lane], state: bool) -> _Sent:
         lane = level[0]
         sent = self._sent.setdefault(lane.request_id, _Sent(lane.tick))
-        sent.newest = lane.tick
+        sent.newest, sent.reentry = lane.tick, None
         if sent.retired is not None:
             sent.promoted = sent.retired.end
         if lane.is_root:
             sent.levels.clear()
             sent.promoted = lane.end - lane.drafted
         if lane.samples:
-            sent.levels.append((lane.tick, len(level)))
+            sent.levels.append(_Level(lane.tick, len(level), state))
         return sent
 
     def _bounded(self, sent: _Sent, wanted: Shape) -> Shape:
-        taken = sum(width - 1 for _, width in sent.levels)
+        taken = sum(level.width - 1 for level in sent.levels)
         return Shape(max(1, min(wanted.width, self._slots - taken)), wanted.length)

@@ -139,6 +139,10 @@ class TickGate:
             verdicts += 1
         return verdicts
 
+    def owed(self, number: int) -> int:
+        """Return how many verdicts must come in until that of tick ``number`` has."""
+        return sum(tick <= number for tick, _ in self._unjudged)
+
     def judge(self, verdict: Verdict) -> None:
         """Take in the verdict of the oldest unjudged tick.
 

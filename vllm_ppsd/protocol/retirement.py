@@ -29,6 +29,16 @@ class RetirementBook:
         behind, rank, _ = self._continues.get(lane.request_id, (None, None, ()))
         return (behind, rank) == (lane.behind, lane.rank)
 
+    def within(self, lane: Lane, entered: Sequence[Draft] = ()) -> Sequence[Draft]:
+        """Return the drafts that a lane embeds behind its first row that samples.
+
+        Args:
+            lane: the lane, which must count.
+            entered: a root's own drafts.
+        """
+        drafts = entered if lane.is_root else self._continues[lane.request_id][2]
+        return drafts[: max(0, lane.samples - 1)]
+
     def retire(
         self,
         lane: Lane,
@@ -48,7 +58,7 @@ class RetirementBook:
             candidates: what stage 0 drafted behind the lane's tick for the request.
             entered: a root's own drafts.
         """
-        drafts = entered if lane.is_root else self._continues[lane.request_id][2]
+        drafts = self.within(lane, entered)
         self._continues.pop(lane.request_id, None)
         agreed = 0
         while agreed < len(drafts) and drafts[agreed].token == sampled[agreed]:

@@ -34,6 +34,8 @@ class Lane(msgspec.Struct, frozen=True):
         rank: which of the candidates drafted there it embeds; its place among its siblings.
         parent: rank of the lane in tick ``behind`` that it goes on from. Stage 0 fills it in
             where there are several.
+        after: of a re-entry burst, number of the tick whose outcome retired its first token, and
+            whose final state stage 0 drafts the others from.
     """
 
     request_id: str
@@ -45,6 +47,7 @@ class Lane(msgspec.Struct, frozen=True):
     behind: int | None = None
     rank: int = 0
     parent: int = 0
+    after: int | None = None
 
     @property
     def id(self) -> LaneId:
@@ -120,6 +123,8 @@ class Tick(msgspec.Struct, frozen=True):
         shapes: of the next levels of this tick's requests, where it is not one lane of one token.
             Stage 0 drafts a level before the scheduler sends it, so its shape goes ahead of it.
         retired: by request, its newest outcome, where siblings may be in flight.
+        reentry_req_ids: requests that may go on with a re-entry burst if no lane continues this
+            tick's: stage 0 is sent the final state that their last token was sampled from.
     """
 
     number: int
@@ -129,12 +134,18 @@ class Tick(msgspec.Struct, frozen=True):
     left: tuple[str, ...] = ()
     shapes: dict[str, Shape] = {}
     retired: dict[str, Retired] = {}
+    reentry_req_ids: frozenset[str] = frozenset()
 
     def shape(self, request_id: str) -> Shape:
         """Return which candidates stage 0 drafts behind this tick's lanes of a request."""
         if request_id in self.no_draft_req_ids:
             return Shape(0, 0)
         return self.shapes.get(request_id, ONE_TOKEN)
+
+    @property
+    def reentries(self) -> list[Lane]:
+        """The lanes that are re-entry bursts."""
+        return [lane for lane in self.lanes if lane.is_root and lane.drafted]
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -227,7 +238,9 @@ class Verdict(msgspec.Struct, frozen=True):
     Attributes:
         tick: number of the tick.
         outcomes: by request.
+        final: requests whose final states follow the message to stage 0, one each.
     """
 
     tick: int
     outcomes: dict[str, Outcome] = {}
+    final: tuple[str, ...] = ()

@@ -81,6 +81,12 @@ class RunnerPort(Protocol):
     def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
         """Replace the last step of vLLM's sampler, which draws, by ``wrap`` of it."""
 
+    def replace_rejection_sampler(self, make: Callable[[Any], Any]) -> None:
+        """Let lanes of several rows be sampled by what ``make`` makes of vLLM's sampler."""
+
+    def final_states(self) -> torch.Tensor:
+        """Return what the LM head has just run over, [rows, hidden]."""
+
 
 class Verified(NamedTuple):
     """A request of which a pass on one device has sampled.

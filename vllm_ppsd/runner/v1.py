@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.distributed.parallel_state import get_pp_group
 from vllm.forward_context import override_forward_context, set_forward_context
 
+from vllm_ppsd.protocol import Lane
 from vllm_ppsd.runner.port import Batch
 from vllm_ppsd.runner.v1_drafting import draft_context
 
@@ -59,6 +61,13 @@ class V1Port:
         sampler = self._runner.sampler
         sampler.topk_topp_sampler = wrap(sampler.topk_topp_sampler)
 
+    def replace_rejection_sampler(self, make: Callable[[Any], Any]) -> None:
+        self._runner.rejection_sampler = make(self._runner.sampler)
+
+    def final_states(self) -> torch.Tensor:
+        states: torch.Tensor = self._runner.execute_model_state.sample_hidden_states
+        return states
+
 
 class V1PipelinePort(V1Port):
     """What the mixin of a pipeline's runner does to the runner besides."""
@@ -83,6 +92,34 @@ class V1PipelinePort(V1Port):
         row = batch.req_id_to_index.get(request_id)
         if row is not None:
             batch.num_tokens_no_spec[row] = state.num_prompt_tokens + keep
+
+    def append(self, request_id: str, tokens: Sequence[int]) -> None:
+        """Note tokens behind those that a request of the tick has, as its next inputs."""
+        self._runner.requests[request_id].output_token_ids.extend(tokens)
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index[request_id]
+        start = batch.num_tokens_no_spec[row]
+        end = start + len(tokens)
+        batch.token_ids_cpu[row, start:end] = tokens
+        batch.is_token_ids[row, start:end] = True
+        batch.num_tokens_no_spec[row] = end
+
+    def commit_blocks(self) -> None:
+        """Let the device know the blocks of the tick before its inputs are laid out."""
+        batch = self._runner.input_batch
+        batch.block_table.commit_block_table(batch.num_reqs)
+
+    def sample_rows(self, lanes: Sequence[Lane]) -> tuple[Any, Any, int]:
+        """Lay out a tick whose lanes sample several rows; return what ``_prepare_inputs`` does."""
+        runner = self._runner
+        # vLLM samples of a prompt's chunk as well.
+        samples = np.array([max(1, lane.samples) for lane in lanes], dtype=np.int32)
+        ends = runner.query_start_loc.np[1 : len(lanes) + 1]
+        metadata = runner._calc_spec_decode_metadata(samples - 1, ends)
+        if runner.lora_config:
+            lengths = np.array([lane.length for lane in lanes], dtype=np.int32)
+            runner.set_active_loras(runner.input_batch, lengths, samples)
+        return metadata.logits_indices, metadata, int(samples.max())
 
     def discard(self, rows: Sequence[int]) -> None:
         """Let samples of some rows leave no trace in the token buffers."""

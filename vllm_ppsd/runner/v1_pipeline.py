@@ -98,16 +98,24 @@ class PPSDRunnerMixin:
                 self._port.rewind(request_id, cached.num_computed_tokens[i])
                 if not cached.new_token_ids[i]:
                     cached.new_token_ids[i] = inputs[request_id]
+            # To a stage that does not sample, they are tokens like others.
+            scheduler_output.scheduled_spec_decode_tokens = {}
         return super()._update_states(scheduler_output)  # type: ignore[misc]
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        step, stage, rows = self._step, self.ppsd_stage, self._port.request_ids()
+        lanes = {lane.request_id: lane for lane in step.tick.lanes}
+        step.lanes = tuple(lanes[request_id] for request_id in rows)
+        if step.tick.reentries:
+            self._port.commit_blocks()
+            for request_id, tokens in stage.entering(step.tick, rows).items():
+                self._port.append(request_id, tokens)
         prepared = super()._prepare_inputs(*args, **kwargs)  # type: ignore[misc]
-        lanes = {lane.request_id: lane for lane in self._step.tick.lanes}
-        self._step.lanes = tuple(lanes[request_id] for request_id in self._port.request_ids())
         # The compiled exit head has no guards: it reads what it is given as int64.
-        self._step.last = prepared[0].to(torch.int64)
-        discards = self.ppsd_stage.discards
-        self._port.discard([row for row, lane in enumerate(self._step.lanes) if discards(lane)])
+        step.last = prepared[0].to(torch.int64)
+        self._port.discard([row for row, lane in enumerate(step.lanes) if stage.discards(lane)])
+        if stage.samples and any(lane.samples > 1 for lane in step.lanes):
+            return self._port.sample_rows(step.lanes)
         return prepared
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -165,10 +165,23 @@ class Sender(Generic[M]):
             socket = make_zmq_socket(zmq.Context.instance(), address, zmq.PUSH, linger=0)
             self._sockets.append(socket)
 
-    def send(self, message: M, buffers: Sequence[memoryview] = ()) -> None:
-        """Send a message, and buffers behind it, which are copied."""
+    def send(
+        self,
+        message: M,
+        buffers: Sequence[memoryview] = (),
+        to_first: Sequence[memoryview] = (),
+    ) -> None:
+        """Send a message, and buffers behind it, which are copied.
+
+        Args:
+            message: the message.
+            buffers: for all receivers.
+            to_first: for the first receiver alone, behind those for all.
+        """
         parts: list[bytes | memoryview] = [VERSION + self._encoder.encode(message), *buffers]
-        for socket in self._sockets:
+        first, *others = self._sockets
+        first.send_multipart([*parts, *to_first])
+        for socket in others:
             socket.send_multipart(parts)
 
 

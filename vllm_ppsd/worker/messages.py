@@ -1,10 +1,11 @@
 """Messages between stages that do not pass the scheduler.
 
 Drafts go from the first to the last stage, verdicts back to all before it, a message a tick. A
-verdict is there as soon as the tokens are sampled; drafts may follow the hidden states that they
-were made from, which then wait for nothing. States that the head reads besides its own go back to
-the first stage (``feedback``). Where vLLM's own hand-over of states between neighbours is slow,
-they take the same way (``handover``).
+verdict is there as soon as the tokens are sampled, and final states for re-entry bursts come with
+it; drafts may follow the hidden states that they were made from, which then wait for nothing. What
+enters behind roots has a message of its own, before the tick's layers run. States that the head
+reads besides its own go back to the first stage (``feedback``). Where vLLM's own hand-over of
+states between neighbours is slow, they take the same way (``handover``).
 """
 
 from __future__ import annotations

@@ -46,6 +46,9 @@ class NonLastStage(Stage):
     def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
         return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.lanes}
 
+    def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.reentries}
+
     def run(self, batch: Batch, layers: Callable[[], Any]) -> Any:
         if not self._config.max_drafts:
             self._finish_sends()
@@ -68,8 +71,12 @@ class NonLastStage(Stage):
         Stage 0 waits; when the tick comes to a middle stage, these have been sent.
         """
         for _ in range(self._gate.due(tick)):
-            self._gate.judge(self._verdicts.receive())
+            self._hear()
         self._catch_up()
+
+    def _hear(self) -> None:
+        """Take in the oldest verdict that has not come in."""
+        self._gate.judge(self._verdicts.receive())
 
     def _catch_up(self) -> None:
         """Take in the verdicts that are there already.
@@ -80,4 +87,4 @@ class NonLastStage(Stage):
         if get_tp_group().world_size > 1:
             return
         while self._gate.unjudged and self._verdicts.ready():
-            self._gate.judge(self._verdicts.receive())
+            self._hear()

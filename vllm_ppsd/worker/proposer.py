@@ -19,6 +19,7 @@ from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.reentry import FinalStates
 from vllm_ppsd.worker.stage import handed_over
 
 
@@ -31,8 +32,9 @@ class ProposerStage(NonLastStage):
         self._drafts: Sender[Drafts] = channels.senders[Kind.DRAFTS]
         self._seeds = SeedBook()
         self._feedback: Feedback | None = None
+        model = port.vllm_config.model_config
+        self._final = FinalStates(model.get_hidden_size(), model.dtype, port.device)
         if config.feedback_stages:
-            model = port.vllm_config.model_config
             self._feedback = Feedback(
                 channels.receivers[Kind.FEEDBACK],
                 config.feedback_stages,
@@ -61,10 +63,50 @@ class ProposerStage(NonLastStage):
             for request_id in tick.left:
                 self._feedback.forget(request_id)
         self._seeds.update(tick.seeds, tick.left)
+        for request_id in tick.left:
+            self._final.forget(request_id)
+        for lane in tick.lanes:
+            if lane.is_root and not lane.drafted:
+                self._final.forget(lane.request_id)
         return super().begin(tick)
 
     def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
         return {lane.request_id: self._draft_book.inputs(lane) for lane in tick.lanes}
+
+    def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        """Draft behind the known tokens of the tick's re-entry bursts, and tell the last stage."""
+        lanes = tick.reentries
+        if not lanes:
+            return {}
+        assert self.drafter is not None
+        with self.events.span(What.HOLD):
+            # Sent, all of them: the scheduler has read the same outcomes.
+            for lane in lanes:
+                assert lane.after is not None
+                for _ in range(self._gate.owed(lane.after)):
+                    self._hear()
+        tokens, final = self._final.take(lanes)
+        wanted = [
+            Wanted(
+                rows.index(lane.request_id),
+                lane.request_id,
+                lane.end - lane.drafted,
+                length=lane.drafted,
+            )
+            for lane in lanes
+        ]
+        with self.events.span(What.DRAFT):
+            drafted = self.drafter.go_on(final, tokens, wanted)
+        entered = {
+            lane.request_id: tuple(burst) for lane, burst in zip(lanes, drafted, strict=True)
+        }
+        self._drafts.send(Drafts(tick.number, entered=entered))
+        return {name: [draft.token for draft in burst] for name, burst in entered.items()}
+
+    def _hear(self) -> None:
+        verdict, buffers = self._verdicts.receive_with_buffers()
+        self._final.receive(verdict, buffers)
+        self._gate.judge(verdict)
 
     def _entered(self, batch: Batch) -> None:
         if self._feedback is not None:
@@ -85,7 +127,7 @@ class ProposerStage(NonLastStage):
         """Draft behind every row that samples and may be sent on, and note the drafts."""
         tick = batch.tick
         wanted = [
-            Wanted(row, lane.request_id, lane.end)
+            Wanted(row, lane.request_id, lane.end, length=tick.shape(lane.request_id).length)
             for row, lane in enumerate(batch.lanes)
             if lane.samples and lane.request_id not in tick.no_draft_req_ids
         ]

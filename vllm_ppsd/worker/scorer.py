@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import Drafts, Lane, RetirementBook, Tick, Verdict
+from vllm_ppsd.protocol import Draft, Drafts, Lane, RetirementBook, Tick, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.sampling.bursts import BurstSampler
 from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels
 from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.messages import Kind
+from vllm_ppsd.worker.reentry import payload
 from vllm_ppsd.worker.stage import Stage
 
 
@@ -32,10 +36,17 @@ class ScorerStage(Stage):
         self._seeds = SeedBook()
         self._sampler: CoupledSampler | None = None
         self._makes_noise = config.makes_noise
+        self._bursts: BurstSampler | None = None
+        self._longest = config.longest_burst
+        self._entered: Mapping[str, Sequence[Draft]] = {}
+        self._rows: tuple[Lane, ...] = ()
+        self._final: torch.Tensor | None = None
 
     def load(self) -> None:
         if self._makes_noise:
             self._port.wrap_sampler(self._couple)
+        if self._longest > 1:
+            self._port.replace_rejection_sampler(self._make_burst_sampler)
 
     def begin(self, tick: Tick) -> bool:
         super().begin(tick)
@@ -56,30 +67,74 @@ class ScorerStage(Stage):
 
     def after_execute(self) -> None:
         self.events.since_last(What.LM_HEAD)
+        if self._longest > 1:
+            self._final = self._port.final_states()
 
     @contextmanager
     def sampling(self, batch: Batch | None) -> Iterator[None]:
         with self.events.span(What.SAMPLE):
-            if batch is not None and self._sampler is not None:
-                states = [self._seeds.state(lane.request_id, lane.end) for lane in batch.lanes]
-                self._sampler.expect(states)
+            self._rows = batch.lanes if batch is not None else ()
+            if batch is not None and any(lane.samples > 1 for lane in self._rows):
+                self._expect_bursts(batch)
+            else:
+                self._expect_noise(0)
             yield
+
+    def _expect_bursts(self, batch: Batch) -> None:
+        """Tell the sampler the drafts of lanes; wait for those that entered in this tick."""
+        assert self._bursts is not None
+        if batch.tick.reentries:
+            self._entered = self._drafts.receive(batch.tick.number).entered
+        self._bursts.expect(
+            [
+                () if self.discards(lane) else [draft.token for draft in self._within(lane)]
+                for lane in batch.lanes
+            ]
+        )
+
+    def _within(self, lane: Lane) -> Sequence[Draft]:
+        return self._book.within(lane, self._entered.get(lane.request_id, ()))
+
+    def _expect_noise(self, depth: int) -> None:
+        """Tell the sampler the noise of every lane's row behind its first ``depth`` ones."""
+        if self._sampler is None or not self._rows:
+            return
+        self._sampler.expect(
+            [
+                self._seeds.state(lane.request_id, lane.end - max(0, lane.samples - 1 - depth))
+                for lane in self._rows
+            ]
+        )
 
     def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
         # The token does not wait for its draft; the comparison does.
         candidates = self._drafts.receive(tick.number).candidates if self._speculates else {}
         outcomes = {
             lane.request_id: self._book.retire(
-                lane, sampled[lane.request_id], candidates.get(lane.request_id, ())
+                lane,
+                sampled[lane.request_id],
+                candidates.get(lane.request_id, ()),
+                self._entered.get(lane.request_id, ()),
             )
             for lane in tick.lanes
             if sampled[lane.request_id]
         }
-        verdict = Verdict(tick.number, outcomes)
+        reentering = [
+            outcome
+            for name, outcome in outcomes.items()
+            if outcome.continues is None and name in tick.reentry_req_ids
+        ]
+        verdict = Verdict(tick.number, outcomes, tuple(one.request_id for one in reentering))
         if self._speculates:
-            self._verdicts.send(verdict)
+            states = payload(self._final, self._rows, reentering) if reentering else ()
+            self._verdicts.send(verdict, to_first=states)
+        self._entered, self._rows, self._final = {}, (), None
         self.events.judged(verdict)
         return verdict
+
+    def _make_burst_sampler(self, sampler: Any) -> BurstSampler:
+        self._bursts = BurstSampler(sampler, self._expect_noise)
+        return self._bursts
 
     def _couple(self, stock: Any) -> CoupledSampler:
         self._sampler = CoupledSampler(stock)

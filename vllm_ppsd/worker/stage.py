@@ -65,6 +65,17 @@ class Stage:
         """
         return None
 
+    def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        """Return what the tick's roots carry behind their known tokens, by request.
+
+        Called when the tick's blocks are known, before its inputs are laid out.
+
+        Args:
+            tick: the tick.
+            rows: its requests, in the order of the runner's rows.
+        """
+        return {}
+
     def discards(self, lane: Lane) -> bool:
         """Whether what is sampled for a lane must leave no trace."""
         return False

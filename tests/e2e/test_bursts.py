@@ -1,0 +1,141 @@
+"""Lanes of several tokens, in float32: every token is that of plain decoding.
+
+The synthetic drafter's bursts are right token by token with a chosen probability, so that bursts
+are accepted whole, in part, and not at all.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import engine as e
+from support.heads import with_steps
+from support.mixes import check, drive, plain_runs, recorded
+from support.tiny import calmed
+
+from vllm_ppsd.drafter.recorded import write_record
+from vllm_ppsd.engine.admission import PLAIN, Admission
+from vllm_ppsd.exit_head.create import init_head
+from vllm_ppsd.protocol import BurstPlan
+
+pytestmark = pytest.mark.e2e
+
+OPTIONS = {"dtype": "float32", "block_size": 32}
+SCARCE = {"num_gpu_blocks_override": 11, "scheduling_policy": "priority"}
+ACCEPTANCES = (0.5, 0.9, 0.0, 0.8, 1.0)
+
+
+class AnyPlan:
+    """In place of a policy: another plan whenever one is asked for."""
+
+    def __init__(self, depth: int) -> None:
+        self._rng, self._depth = random.Random(0), depth
+
+    def plan(self, request: Any) -> BurstPlan:
+        if request.use_structured_output:
+            return PLAIN
+        rng = self._rng
+        depth = rng.choice([0, self._depth, self._depth])
+        return BurstPlan(rng.choice([0, 1, 3, 7]), rng.choice([1, 1, 2, 3, 8]), depth)
+
+
+def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -> None:
+    with e.engine(model, ppsd=e.PLAIN, **OPTIONS, **SCARCE) as plain:
+        mixes, expected = plain_runs(plain, seeds, size)
+    record = folder / "record.jsonl"
+    write_record(record, recorded(mixes, expected))
+    ppsd = {
+        "synthetic_drafter": {"record": str(record), "acceptance": 0.5},
+        "load_adaptive": False,
+        "exact": False,
+        "burst": {"reentry": 7, "following": 8},
+    }
+    with e.engine(model, stages=stages, ppsd=ppsd, **OPTIONS, **SCARCE) as llm:
+        for number, mix in enumerate(mixes):
+            acceptance = ACCEPTANCES[number % len(ACCEPTANCES)]
+            llm.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
+            check(mix, drive(llm, mix), expected)
+        assert e.preemptions(llm) > 0
+        assert e.prefix_cache_hits(llm) > 0
+        llm.collective_rpc("set_synthetic_acceptance", args=(0.7,))
+        for number, mix in enumerate(mixes[:3]):
+            before = e.preemptions(llm)
+            resets = set(random.Random(number).sample(range(90), 20))
+            check(mix, drive(llm, mix, resets), expected)
+            assert e.preemptions(llm) > before
+        e.assert_drafted(llm)
+        hits = accepted_by_position(llm)
+        # All eight of some bursts, and only the first of others.
+        assert hits[0] > hits[1] > hits[6] >= hits[7] > 0
+
+
+def accepted_by_position(llm: Any) -> list[int]:
+    metrics = {metric.name: metric for metric in llm.get_metrics()}
+    return list(metrics["vllm:spec_decode_num_accepted_tokens_per_pos"].values)
+
+
+def test_random_requests_with_random_bursts(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Admission, "plan", AnyPlan(depth=1).plan)
+    run_mixes(tiny_llama, tmp_path, range(8), 20, stages=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stages", [2, 3])
+def test_many_random_requests_with_random_bursts(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: int
+):
+    monkeypatch.setattr(Admission, "plan", AnyPlan(depth=stages - 1).plan)
+    run_mixes(tiny_llama, tmp_path, range(30), 20, stages)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a head that goes on and is often right."""
+    folder = calmed(tiny_llama, tmp_path_factory.mktemp("calmed") / "llama")
+    init_head(str(folder), folder / "one", exit_layer=3, head_type="transformer")
+    with_steps(folder / "one", folder / "ppsd")
+    return folder
+
+
+def test_draft_then_verify_is_what_one_device_does(model: Path):
+    """Of two ways to the same drafts, one sends final states from stage to stage."""
+    prompts = [[5, 6, 7], list(range(9, 49))]
+    drafts, tokens = 4, 120
+    seen = []
+    for stages, options in (
+        (1, {"num_speculative_tokens": drafts, "draft_threshold": 0.0}),
+        (2, {"exact": False, "burst": {"reentry": drafts, "following": 0}}),
+    ):
+        with e.engine(model, stages=stages, ppsd=options, **OPTIONS) as llm:
+            outputs = [e.generate(llm, prompt, e.params(tokens)).tokens for prompt in prompts]
+            seen.append((outputs, e.counts(llm)))
+            e.assert_drafted(llm)
+    (there, (_, hits_there, _)), (here, (_, hits_here, _)) = seen
+    assert here == there
+    # In a pipeline the last burst ends where the request does.
+    assert 0 <= hits_there - hits_here <= drafts * len(prompts)
+    assert hits_here > 5 * drafts
+
+
+def test_logprobs_and_tokens_with_a_head_that_goes_on(model: Path):
+    prompt = list(range(5, 45))
+    asked = [
+        e.params(60),
+        e.params(60, temperature=1.0, seed=3, presence_penalty=0.7, bad_words=["t17"]),
+    ]
+    with e.engine(model, stages=3, ppsd=e.PLAIN, **OPTIONS) as plain:
+        expected = [e.generate(plain, prompt, one) for one in asked]
+    ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
+    with e.engine(model, stages=3, ppsd=ppsd, **OPTIONS) as llm:
+        for one, there in zip(asked, expected, strict=True):
+            here = e.generate(llm, prompt, one)
+            assert here.tokens == there.tokens
+            for ours, theirs in zip(here.logprobs, there.logprobs, strict=True):
+                assert ours == pytest.approx(theirs, abs=1e-4)
+        e.assert_drafted(llm)
+        assert accepted_by_position(llm)[1] > 0

@@ -1,0 +1,168 @@
+"""Lanes of several tokens on the stages: who drafts them, who is told, who waits for whom."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support.fake_runner import HIDDEN, FakeChannel, FakeDrafter, FakePort, batch_of
+
+from vllm_ppsd.protocol import Lane, Outcome, Shape, StaleBook, Tick, TickBook, Verdict
+from vllm_ppsd.worker import non_last
+from vllm_ppsd.worker.messages import Kind
+from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.proposer import ProposerStage
+from vllm_ppsd.worker.reentry import FinalStates, payload
+from vllm_ppsd.worker.scorer import ScorerStage
+
+CONFIG: Any = SimpleNamespace(max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=8)
+
+
+class Pipeline:
+    """Two stages, and what the last one samples."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(non_last, "get_tp_group", lambda: SimpleNamespace(world_size=1))
+        self.drafts, self.verdicts = FakeChannel(), FakeChannel()
+
+        def channels(stage: int) -> Any:
+            ends = {Kind.DRAFTS: self.drafts, Kind.VERDICTS: self.verdicts}
+            return SimpleNamespace(stage=stage, receivers=ends, senders=ends)
+
+        self.port: Any = FakePort()
+        self.first = ProposerStage(self.port, CONFIG, channels(0))
+        self.first.drafter = self.drafter = FakeDrafter()
+        self.last = ScorerStage(self.port, CONFIG, channels(1))
+        self.last.load()
+        self.ticks = TickBook()
+
+    def run_first(self, tick: Tick) -> dict[str, list[int]]:
+        """Return what every request embeds that the scheduler does not know."""
+        assert self.first.begin(tick)
+        inputs = {name: list(tokens) for name, tokens in self.first.inputs(tick).items()}
+        if tick.reentries:
+            inputs |= self.first.entering(tick, [lane.request_id for lane in tick.lanes])
+        states = self.first.run(batch_of(tick), lambda: self.port.empty_states(8))
+        self.first.after_send(batch_of(tick), states)
+        return inputs
+
+    def run_last(self, tick: Tick, sampled: dict[str, list[int]]) -> Verdict:
+        """Let lanes sample tokens, and row r of the LM head have the final state (r, r, …)."""
+        rows = sum(max(1, lane.samples) for lane in tick.lanes)
+        self.port.final = torch.arange(rows)[:, None].expand(rows, HIDDEN).to(torch.float32)
+        batch = None
+        if self.last.begin(tick):
+            batch = batch_of(tick)
+            self.last.run(batch, lambda: self.port.empty_states(8))
+            self.last.after_execute()
+        with self.last.sampling(batch):
+            return self.last.judge(tick, sampled)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    return Pipeline(monkeypatch)
+
+
+def missed(pipeline: Pipeline) -> Tick:
+    """Send a prompt of which the draft, 103, is not what is sampled, 9; return its tick."""
+    prompt = pipeline.ticks.tick([pipeline.ticks.lane("r", 0, 3, 3, 1)], reentry_req_ids=["r"])
+    pipeline.run_first(prompt)
+    verdict = pipeline.run_last(prompt, {"r": [9]})
+    assert (verdict.outcomes["r"].missed, verdict.final) == (True, ("r",))
+    pipeline.ticks.judge(prompt.lanes[0], verdict.outcomes["r"])
+    return prompt
+
+
+def test_a_following_lane_carries_as_many_drafts_as_the_tick_before_it_says(pipeline: Pipeline):
+    prompt = pipeline.ticks.tick(
+        [pipeline.ticks.lane("r", 0, 3, 3, 1)], shapes={"r": Shape(length=3)}
+    )
+    pipeline.run_first(prompt)
+    assert pipeline.drafter.wanted[0][0].length == 3
+    following = pipeline.ticks.tick(pipeline.ticks.level("r", 3))
+    assert pipeline.run_first(following) == {"r": [103, 104, 105]}
+    assert pipeline.run_last(prompt, {"r": [103]}).outcomes["r"].accepted == 1
+    outcome = pipeline.run_last(following, {"r": [104, 7]}).outcomes["r"]
+    assert (outcome.tokens, outcome.accepted, outcome.missed) == ((104, 7), 1, True)
+    assert pipeline.last._bursts._drafts == [[104, 105]], "the sampler was told the lane's tokens"
+
+
+def test_after_a_miss_drafts_go_on_from_the_targets_final_state(pipeline: Pipeline):
+    prompt = missed(pipeline)
+    root = pipeline.ticks.tick([pipeline.ticks.lane("r", 3, 4, 1, 4)])
+    assert root.lanes[0].after == prompt.number
+    assert pipeline.run_first(root) == {"r": [104, 105, 106]}
+    final, tokens, (wanted,) = pipeline.drafter.gone_on[0]
+    assert (final.tolist(), tokens) == ([[0.0] * HIDDEN], [9])
+    assert (wanted.row, wanted.position, wanted.length) == (0, 4, 3)
+    entered, behind = (message for message, _ in pipeline.drafts.messages)
+    assert [draft.token for draft in entered.entered["r"]] == [104, 105, 106]
+    assert not entered.candidates and not behind.entered
+    outcome = pipeline.run_last(root, {"r": [104, 105, 106, 107]}).outcomes["r"]
+    assert (outcome.tokens, outcome.continues) == ((104, 105, 106, 107), 0)
+    assert len(pipeline.first._final) == 0, "no state is kept behind its re-entry"
+
+
+def test_of_a_cut_burst_the_state_is_that_of_the_last_token_that_counts(pipeline: Pipeline):
+    missed(pipeline)
+    root = pipeline.ticks.tick([pipeline.ticks.lane("r", 3, 4, 1, 4)], reentry_req_ids=["r"])
+    pipeline.run_first(root)
+    verdict = pipeline.run_last(root, {"r": [104, 105, 8]})
+    assert verdict.outcomes["r"].tokens == (104, 105, 8)
+    pipeline.ticks.judge(root.lanes[0], verdict.outcomes["r"])
+    again = pipeline.ticks.tick([pipeline.ticks.lane("r", 6, 2, 1, 2)])
+    assert pipeline.run_first(again) == {"r": [107]}
+    final, tokens, _ = pipeline.drafter.gone_on[1]
+    assert (final.tolist(), tokens) == ([[2.0] * HIDDEN], [8])
+
+
+def test_a_state_that_nobody_asked_for_is_not_sent(pipeline: Pipeline):
+    prompt = pipeline.ticks.tick([pipeline.ticks.lane("r", 0, 3, 3, 1)])
+    pipeline.run_first(prompt)
+    assert pipeline.run_last(prompt, {"r": [9]}).final == ()
+    assert pipeline.verdicts.messages[-1][1] == []
+
+
+def test_a_root_without_drafts_and_a_request_that_left_drop_the_state(pipeline: Pipeline):
+    for left in (False, True):
+        missed(pipeline)
+        pipeline.first._hear()
+        assert len(pipeline.first._final) == 1
+        lanes = [] if left else [pipeline.ticks.lane("r", 3, 1, 1, 1)]
+        pipeline.first.begin(pipeline.ticks.tick(lanes, left=["r"] if left else []))
+        assert len(pipeline.first._final) == 0
+
+
+def test_a_middle_stage_embeds_nothing_of_a_re_entry_burst(monkeypatch: pytest.MonkeyPatch):
+    receivers = {Kind.VERDICTS: FakeChannel()}
+    channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders={})
+    port: Any = FakePort()
+    middle = NonLastStage(port, CONFIG, channels, StaleBook())
+    tick = Tick(0, (Lane("r", 0, 3, length=4, drafted=3, samples=4, after=0),))
+    assert middle.entering(tick, ["r"]) == {"r": [0, 0, 0]}
+
+
+def test_final_states_are_of_the_rows_that_the_last_tokens_were_sampled_from():
+    lanes = [
+        Lane("a", 5, 10, length=3, samples=3),
+        Lane("chunk", 5, 0, length=20, samples=0),
+        Lane("b", 5, 7, length=2, samples=2),
+    ]
+    final = torch.arange(6.0)[:, None].expand(6, HIDDEN)
+    outcomes = {
+        "b": Outcome("b", (1,), compared=1, accepted=0),
+        "a": Outcome("a", (1, 2), compared=2, accepted=1),
+    }
+    sent = payload(final, lanes, list(outcomes.values()))
+    book = FinalStates(HIDDEN, torch.float32, torch.device("cpu"))
+    book.receive(Verdict(5, outcomes, ("b", "a")), [bytes(one) for one in sent])
+    roots = [Lane("a", 9, 12, length=2, drafted=1, samples=2, after=5)]
+    tokens, states = book.take(roots)
+    assert (tokens, states.tolist()) == ([2], [[1.0] * HIDDEN])
+    with pytest.raises(LookupError, match="final state of tick 5"):
+        book.take(roots)
+    with pytest.raises(LookupError, match="newest is of tick 5"):
+        book.take([Lane("b", 9, 8, length=2, drafted=1, samples=2, after=6)])
