@@ -15,9 +15,7 @@ import msgspec
 from vllm_ppsd.protocol.acceptance import STEPS, Rates, StepBook
 from vllm_ppsd.protocol.burst_value import tokens_per_second
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
-
-DOUBT = 500
-"""Ticks without drafts after which low acceptance rates are mostly doubted, and tried anew."""
+from vllm_ppsd.protocol.load import DOUBT
 
 EQUAL = 0.99
 """Of plans that promise this share of the best one's yield, the one of least depth is taken: less
@@ -29,10 +27,10 @@ BETTER = 1.02
 LONG = 4
 """Tokens of a following lane where the search for long lanes starts."""
 
-PATIENCE = 32
+PATIENCE = 64
 """Ticks between two looks at a request's plan, unless the number of requests changes."""
 
-GRAIN = 0.03
+GRAIN = 0.01
 """Inputs that differ by less than this share are taken as equal."""
 
 REMEMBERED = 4000
