@@ -105,7 +105,7 @@ def test_a_hit_goes_on_and_a_miss_is_skipped_until_the_true_token_enters(pipelin
     assert pipeline.run_last(second, 9).outcomes["r"].missed
     skipped = pipeline.tick(5, 1, 0)
     assert pipeline.run_first(skipped) == ([105], None)
-    assert pipeline.run_last(third, 7) == Verdict(third.number)
+    assert pipeline.run_last(third, 7).outcomes == {}
     assert pipeline.run_last(skipped, 7) == Verdict(skipped.number)
     root = pipeline.tick(4, 1, 1)
     assert pipeline.run_first(root) == ([], STATES)

@@ -98,7 +98,7 @@ def resolve(
             draft_sampling=options.get(
                 "draft_sampling", "coupled" if stages > 1 else "probabilistic"
             ),
-            exact=options.get("exact", True),
+            exact=options.get("exact", stages == 1 or not _goes_on(head)),
             burst=_burst(options.get("burst")),
             load_adaptive=options.get("load_adaptive", True),
             synthetic_drafter=synthetic,
@@ -107,6 +107,11 @@ def resolve(
         )
     except ValidationError as error:
         raise PPSDConfigError(problems(error, "config")) from None
+
+
+def _goes_on(head: ExitHeadFolder | None) -> bool:
+    """Whether lanes may carry several of a head's drafts."""
+    return head is not None and head.config.steps > 1 and not head.config.deeper_layers
 
 
 def model_shape(model_config: Any) -> ModelShape:

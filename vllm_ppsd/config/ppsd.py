@@ -13,7 +13,7 @@ from vllm.utils.hashing import safe_hash
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.protocol import BurstPlan
+from vllm_ppsd.protocol import PLAIN, BurstPlan
 
 
 class SyntheticDrafter(BaseModel):
@@ -108,7 +108,8 @@ class PPSDConfig(SpeculativeConfig):
     output of one request is bit-identical."""
 
     burst: FixedBurst | None = None
-    """In a pipeline, where lanes are not exact: how many tokens they carry."""
+    """In a pipeline, where lanes are not exact: how many tokens they carry; None to decide for
+    each request by what parts of a tick take and how often its drafts are right."""
 
     load_adaptive: bool = True
     """In a pipeline, let requests draft only as far as the stages have room."""
@@ -162,23 +163,23 @@ class PPSDConfig(SpeculativeConfig):
         if getattr(self.target_model_config, "logits_processors", None):
             raise PPSDConfigError(
                 "logits processors of one's own see the tokens of a step one by one, which lanes "
-                "of several tokens do not have; leave --logits-processors out, or exact"
+                "of several tokens do not have; leave --logits-processors out, or say 'exact': true"
             )
         if self.draft_sampling != "coupled":
             raise PPSDConfigError(
                 f"draft_sampling={self.draft_sampling!r} draws a token's noise anew each time that "
                 "it is sampled, and in lanes of several tokens that is more than once; leave "
-                "draft_sampling out, or exact"
+                "draft_sampling out, or say 'exact': true"
             )
         if self.deeper_layers:
             raise PPSDConfigError(
                 f"the exit head {self.model} reads the states of later stages, of one token a "
-                "lane; leave exact out, or name a head that reads the exit's alone"
+                "lane; say 'exact': true, or name a head that reads the exit's alone"
             )
         if self.model is not None and self.longest_burst > 1 and self.head_steps == 1:
             raise PPSDConfigError(
                 f"the exit head {self.model} drafts one token, and cannot go on from it; leave "
-                "exact out, or name a head that was trained for more steps"
+                "exact and burst out, or name a head that was trained for more steps"
             )
 
     def compute_hash(self) -> str:
@@ -208,18 +209,22 @@ class PPSDConfig(SpeculativeConfig):
         return self.is_pipelined and self.draft_sampling != "greedy"
 
     @property
-    def plan(self) -> BurstPlan:
-        """How every request drafts."""
+    def plan(self) -> BurstPlan | None:
+        """How every request drafts; None if that is decided for each while serving."""
         if not self.max_drafts or not self.is_pipelined:
-            return BurstPlan(reentry=0, following=1, depth=0)
-        burst = FixedBurst() if self.burst is None else self.burst
-        depth = self.max_drafts if burst.following else 0
-        return BurstPlan(burst.reentry, max(1, burst.following), depth)
+            return PLAIN
+        if self.exact:
+            return BurstPlan(reentry=0, following=1, depth=self.max_drafts)
+        if self.burst is None:
+            return None
+        depth = self.max_drafts if self.burst.following else 0
+        return BurstPlan(self.burst.reentry, max(1, self.burst.following), depth)
 
     @property
     def longest_burst(self) -> int:
         """Tokens of a lane, or drafts that one outcome is of, at most."""
-        return max(self.plan.reentry + 1, self.plan.following)
+        plan = self.plan
+        return MAX_BURST if plan is None else max(plan.reentry + 1, plan.following)
 
     def uses_draft_model(self) -> bool:
         """Have vLLM allocate key/value slots for drafts, as it does for draft models."""

@@ -19,8 +19,10 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from vllm_ppsd.config.entry import model_shape
 from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
+from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.hooks.marks import hide
 from vllm_ppsd.protocol import Flight, Lane, Outcome, Shape, TickBook, flush
 from vllm_ppsd.sampling.seeds import Arrivals
@@ -45,10 +47,12 @@ class PPSDScheduler(AsyncScheduler):
         self.num_lookahead_tokens = config.longest_burst - 1
         stages = vllm_config.parallel_config.pipeline_parallel_size
         self._ticks = TickBook()
-        self._admission = Admission(config, stages, self._ticks)
+        head = ExitHeadFolder.open(config.model).config if config.model else None
+        weights = model_shape(vllm_config.model_config).tick_costs(config.layer_partition, head)
+        self._admission = Admission(config, stages, self._ticks, weights)
         self._most_drafts: int = config.num_speculative_tokens
         self._arrivals = Arrivals(vllm_config.model_config.seed) if config.makes_noise else None
-        self._judged: dict[str, tuple[Outcome, int]] = {}
+        self._judged: dict[str, tuple[Lane, Outcome, int]] = {}
         self._step_stats: SpecDecodingStats | None = None
 
     def add_request(self, request: Request) -> None:
@@ -110,7 +114,7 @@ class PPSDScheduler(AsyncScheduler):
                 if outcome := outcomes.get(lane.request_id):
                     self._ticks.judge(lane, outcome)
                     drafts = lane.samples - 1 + tick.shape(lane.request_id).width
-                    self._judged[lane.request_id] = outcome, drafts
+                    self._judged[lane.request_id] = lane, outcome, drafts
             # A flush takes back what a cut burst leaves over, with all that is behind it, and
             # the statistics are of outcomes.
             scheduler_output = copy.copy(scheduler_output)
@@ -121,9 +125,9 @@ class PPSDScheduler(AsyncScheduler):
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
         kept, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
-        outcome, drafts = self._judged.get(request.request_id, (None, 0))
-        if outcome is not None and outcome.compared:
-            self._admission.judged(outcome)
+        lane, outcome, drafts = self._judged.get(request.request_id, (None, None, 0))
+        if lane is not None and outcome is not None and outcome.compared:
+            self._admission.judged(lane, outcome)
             self._observe(request, outcome, drafts)
             if outcome.missed and not stopped and not is_stale:
                 self._flush(request)

@@ -51,19 +51,21 @@ class BurstPolicy:
         depth: most lanes of a request that may follow before the verdict; 0 on one device.
         margin: times what plain decoding yields that drafting must promise where several
             requests decode.
+        shared: whether requests take each other's time; else each gets the plan it would have
+            alone.
 
     Attributes:
         acceptance: recent acceptance rates by step, updated by whoever sees the verdicts.
     """
 
-    def __init__(self, steps: int, depth: int, margin: float = 1.0) -> None:
+    def __init__(self, steps: int, depth: int, margin: float = 1.0, shared: bool = True) -> None:
         if not 1 <= steps <= STEPS:
             raise ValueError(f"a head of {steps} draft steps: there are 1 to {STEPS}")
         if depth < 0:
             raise ValueError(f"{depth} lanes cannot follow")
         if margin < 1:
             raise ValueError(f"a margin of {margin} would let drafting lose; 1 is the least")
-        self._steps, self._depth, self._margin = steps, depth, margin
+        self._steps, self._depth, self._margin, self._shared = steps, depth, margin, shared
         self.acceptance = StepBook()
         self._plans: dict[str, BurstPlan] = {}
         self._asked = 0
@@ -81,8 +83,9 @@ class BurstPolicy:
             times: what the parts of a tick take now.
         """
         self._asked += 1
-        if len(request_ids) != self._requests:
-            self._requests = len(request_ids)
+        requests = len(request_ids) if self._shared else 1
+        if requests != self._requests:
+            self._requests = requests
             self._looks.clear()
         looked = False
         for request_id in request_ids:

@@ -239,8 +239,10 @@ class Verdict(msgspec.Struct, frozen=True):
         tick: number of the tick.
         outcomes: by request.
         final: requests whose final states follow the message to stage 0, one each.
+        seconds: what the tick took stage 0, where it was measured.
     """
 
     tick: int
     outcomes: dict[str, Outcome] = {}
     final: tuple[str, ...] = ()
+    seconds: PartTimes | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.part_times import PartWatch
 from vllm_ppsd.worker.reentry import FinalStates
 from vllm_ppsd.worker.stage import handed_over
 
@@ -34,6 +35,7 @@ class ProposerStage(NonLastStage):
         self._feedback: Feedback | None = None
         model = port.vllm_config.model_config
         self._final = FinalStates(model.get_hidden_size(), model.dtype, port.device)
+        self._watch = PartWatch(port.device)
         if config.feedback_stages:
             self._feedback = Feedback(
                 channels.receivers[Kind.FEEDBACK],
@@ -63,6 +65,7 @@ class ProposerStage(NonLastStage):
             for request_id in tick.left:
                 self._feedback.forget(request_id)
         self._seeds.update(tick.seeds, tick.left)
+        self._watch.begin()
         for request_id in tick.left:
             self._final.forget(request_id)
         for lane in tick.lanes:
@@ -95,7 +98,8 @@ class ProposerStage(NonLastStage):
             )
             for lane in lanes
         ]
-        with self.events.span(What.DRAFT):
+        longest = max(lane.drafted for lane in lanes)
+        with self.events.span(What.DRAFT), self._watch.going_on(longest):
             drafted = self.drafter.go_on(final, tokens, wanted)
         entered = {
             lane.request_id: tuple(burst) for lane, burst in zip(lanes, drafted, strict=True)
@@ -116,15 +120,23 @@ class ProposerStage(NonLastStage):
         """Draft only now: the next stage needs no draft to begin."""
         if self.drafter is None:
             return
-        drafts = Drafts(batch.tick.number)
+        candidates: dict[str, tuple[Candidate, ...]] = {}
         if states is not None:
             self._catch_up()
             if not all(self._stale_book.is_stale(lane) for lane in batch.lanes):
-                drafts = self._draft(self.drafter, batch, states)
+                candidates = self._draft(self.drafter, batch, states)
+        drafts = Drafts(batch.tick.number, candidates, seconds=self._watch.result(batch.tick))
+        self._draft_book.propose(drafts)
         self._drafts.send(drafts)
 
-    def _draft(self, drafter: Drafter, batch: Batch, states: Any) -> Drafts:
-        """Draft behind every row that samples and may be sent on, and note the drafts."""
+    def _run_layers(self, batch: Batch, layers: Callable[[], Any]) -> Any:
+        with self._watch.layers():
+            return super()._run_layers(batch, layers)
+
+    def _draft(
+        self, drafter: Drafter, batch: Batch, states: Any
+    ) -> dict[str, tuple[Candidate, ...]]:
+        """Return candidates behind every row that samples and may be sent on."""
         tick = batch.tick
         wanted = [
             Wanted(row, lane.request_id, lane.end, length=tick.shape(lane.request_id).length)
@@ -135,13 +147,16 @@ class ProposerStage(NonLastStage):
         if len(wanted) < len(batch.lanes):
             last = last[[one.row for one in wanted]]
         exit_states = _exit_states(batch.positions, states, self._read_deeper(batch))
-        with self.events.span(What.DRAFT), self._port.within(batch):
+        longest = max((one.length for one in wanted), default=0)
+        with (
+            self.events.span(What.DRAFT),
+            self._watch.drafting(longest),
+            self._port.within(batch),
+        ):
             drafted = drafter.draft(exit_states, last, wanted)
-        drafts = Drafts(tick.number)
-        for one, burst in zip(wanted, drafted, strict=True):
-            drafts.candidates[one.request_id] = (Candidate(burst),)
-        self._draft_book.propose(drafts)
-        return drafts
+        return {
+            one.request_id: (Candidate(burst),) for one, burst in zip(wanted, drafted, strict=True)
+        }
 
     def _draw_coupled(
         self, shaped: torch.Tensor, _: Any, wanted: Sequence[Wanted], token_ids: torch.Tensor

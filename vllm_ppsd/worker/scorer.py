@@ -108,12 +108,12 @@ class ScorerStage(Stage):
 
     def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
         # The token does not wait for its draft; the comparison does.
-        candidates = self._drafts.receive(tick.number).candidates if self._speculates else {}
+        drafts = self._drafts.receive(tick.number) if self._speculates else Drafts(tick.number)
         outcomes = {
             lane.request_id: self._book.retire(
                 lane,
                 sampled[lane.request_id],
-                candidates.get(lane.request_id, ()),
+                drafts.candidates.get(lane.request_id, ()),
                 self._entered.get(lane.request_id, ()),
             )
             for lane in tick.lanes
@@ -124,7 +124,8 @@ class ScorerStage(Stage):
             for name, outcome in outcomes.items()
             if outcome.continues is None and name in tick.reentry_req_ids
         ]
-        verdict = Verdict(tick.number, outcomes, tuple(one.request_id for one in reentering))
+        final = tuple(one.request_id for one in reentering)
+        verdict = Verdict(tick.number, outcomes, final, drafts.seconds)
         if self._speculates:
             states = payload(self._final, self._rows, reentering) if reentering else ()
             self._verdicts.send(verdict, to_first=states)

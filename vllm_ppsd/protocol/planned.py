@@ -1,0 +1,98 @@
+"""Which requests enter the next tick, where each has a plan for its lanes.
+
+A request that lanes follow before the verdict enters as often as its plan says. The others, which
+enter as roots only (draft-then-verify and plain decoding), are dealt over the ticks evenly: all in
+one tick would leave the stages behind it idle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vllm_ppsd.protocol.acceptance import REENTRY
+from vllm_ppsd.protocol.burst_policy import BurstPolicy
+from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan
+from vllm_ppsd.protocol.costs import PartCosts
+from vllm_ppsd.protocol.load import Admitted, Decoding
+from vllm_ppsd.protocol.tick import Lane, Outcome
+
+
+class PlannedLoad:
+    """Chooses plans, and the decoding requests of every tick by them.
+
+    Args:
+        stages: n.
+        max_drafts: drafted ticks of a request that may be unverified, whatever its plan says.
+        policy: chooses the plans.
+        costs: what the parts of a tick take.
+    """
+
+    def __init__(self, stages: int, max_drafts: int, policy: BurstPolicy, costs: PartCosts) -> None:
+        self._stages, self._max_drafts = stages, max_drafts
+        self._policy, self.costs = policy, costs
+        self._plans: dict[str, BurstPlan] = {}
+
+    def plan(self, request_id: str) -> BurstPlan:
+        """Return the plan of a request; one that was not among the decoding ones becomes so."""
+        if request_id not in self._plans:
+            self._choose([*self._plans, request_id])
+        return self._plans[request_id]
+
+    def choose(self, request_ids: Sequence[str]) -> None:
+        """Choose the plans of all requests that decode, for the next tick."""
+        if request_ids:
+            self._choose(request_ids)
+        else:
+            self._plans = {}
+
+    def full(self, requests: int, in_flight: int) -> bool:
+        """Whether the stages are full: the next tick waits until a result is in.
+
+        As ``LoadPolicy.full``, with the lanes that plans let follow.
+        """
+        follow = max((plan.depth for plan in self._plans.values()), default=0)
+        depth = min(follow, self._max_drafts)
+        return requests > 1 and in_flight >= max(self._stages, depth + 1)
+
+    def admit(self, requests: Sequence[Decoding], prompts: bool = False) -> Admitted:
+        """Decide for the next tick, by the plans; arguments as of ``LoadPolicy.admit``."""
+        roots = [r for r in requests if not r.depth]
+        dealt = len(roots) if prompts else math.ceil(len(roots) / self._stages)
+        entering: set[str] = set()
+        for request in requests:
+            if request.depth:
+                if request.may_enter(self._max_drafts, alone=len(requests) == 1):
+                    entering.add(request.request_id)
+            elif request.unverified == 0 and dealt > 0:
+                entering.add(request.request_id)
+                dealt -= 1
+        drafting = {
+            r.request_id
+            for r in requests
+            if r.may_draft and self._plans.get(r.request_id, PLAIN) != PLAIN
+        }
+        return Admitted(entering, drafting, {r.request_id for r in requests})
+
+    def drafts_beside_prompts(self, requests: int) -> bool:
+        """Whether stage 0 drafts in a tick that carries a prompt; as of ``LoadPolicy``."""
+        return requests == 1
+
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
+        """Learn what became of the drafts of a lane, and of the first one behind it."""
+        own = lane.samples - 1
+        steps = [*range(REENTRY, REENTRY + own), 1][: outcome.compared]
+        reentry = lane.is_root and own > 0
+        self._policy.acceptance.judged(outcome.request_id, steps, outcome.accepted, reentry)
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request that has left the engine."""
+        self._policy.forget(request_id)
+        self._plans.pop(request_id, None)
+
+    def news(self, now: float) -> str | None:
+        """Return words for the log, as ``BurstPolicy.news``."""
+        return self._policy.news(now)
+
+    def _choose(self, request_ids: Sequence[str]) -> None:
+        self._plans = dict(self._policy.choose(request_ids, self.costs.times()))

@@ -1,0 +1,61 @@
+"""What the parts of a tick take stage 0: measured where a call returns when its work is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from vllm_ppsd.protocol import PartTimes, Tick
+
+
+class PartWatch:
+    """Times the parts of one tick after the other.
+
+    Args:
+        device: of the stage; only CPUs are timed, since calls to others return before the work
+            is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._times = device.type == "cpu"
+        self.begin()
+
+    def begin(self) -> None:
+        """A tick begins."""
+        self._layers = self._first = self._continuation = 0.0
+
+    @contextmanager
+    def layers(self) -> Iterator[None]:
+        """The decoder layers run within."""
+        start = time.perf_counter()
+        yield
+        self._layers = time.perf_counter() - start
+
+    @contextmanager
+    def drafting(self, length: int) -> Iterator[None]:
+        """So many steps run within, the first behind exit states; they take about the same."""
+        start = time.perf_counter()
+        yield
+        if length:
+            self._first = (time.perf_counter() - start) / length
+        if length > 1:
+            self._continuation = self._first
+
+    @contextmanager
+    def going_on(self, length: int) -> Iterator[None]:
+        """So many continuations run within."""
+        start = time.perf_counter()
+        yield
+        self._continuation = (time.perf_counter() - start) / length
+
+    def result(self, tick: Tick) -> PartTimes | None:
+        """Return what the tick took, if it was one request's alone and none of its prompt."""
+        if not self._times or not self._layers or len(tick.lanes) != 1:
+            return None
+        (lane,) = tick.lanes
+        if lane.length != lane.samples:
+            return None
+        return PartTimes(self._layers, self._first, self._continuation)
