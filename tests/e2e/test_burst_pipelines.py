@@ -18,9 +18,9 @@ from support.mixes import check, drive, plain_runs, recorded
 from support.tiny import calmed
 
 from vllm_ppsd.drafter.recorded import write_record
-from vllm_ppsd.engine.admission import PLAIN, Admission
+from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.exit_head.create import init_head
-from vllm_ppsd.protocol import BurstPlan
+from vllm_ppsd.protocol import PLAIN, BurstPlan
 
 pytestmark = pytest.mark.e2e
 

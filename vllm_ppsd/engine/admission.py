@@ -12,6 +12,7 @@ from vllm.v1.request import Request
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import (
+    PLAIN,
     Admitted,
     BurstPlan,
     Decoding,
@@ -30,10 +31,8 @@ LOG_EVERY = 10.0
 """Seconds between two lines of the log about the load, at least."""
 
 
-PLAIN = BurstPlan(depth=0)
-"""Of a request that drafts nothing."""
-
 ONE_TOKEN_EACH = BurstPlan(depth=UNBOUNDED)
+"""Lanes of one token, as deep as the pipeline allows."""
 
 
 class Admission:

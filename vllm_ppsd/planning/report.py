@@ -14,11 +14,13 @@ from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.costs import ModelShape
 from vllm_ppsd.exit_head.lookup import find
 from vllm_ppsd.exit_head.target_files import check_model
+from vllm_ppsd.planning.bursts import assumed_rates, burst_choice, measured_rates
 from vllm_ppsd.planning.heads import ASSUMPTION, Choice, choices
 from vllm_ppsd.planning.model import Expected, draft_then_verify, tensor_parallel
 from vllm_ppsd.planning.plan import Plan, best_plain, between, plans_with_heads
 from vllm_ppsd.planning.shape import assumed_head, shape_of
 from vllm_ppsd.planning.times import Profile, assumed_profile, read_profile
+from vllm_ppsd.protocol.acceptance import Rates
 
 SHOWN = 8
 """Layouts in the table."""
@@ -71,7 +73,8 @@ def plan(
             f"(`vllm-ppsd init-head {model} --exit-layer E -o HEAD`) and name it (`--head HEAD`)"
         )
     shape = shape_of(model)
-    made = find(head, model).config if head else assumed_head(shape)
+    folder = find(head, model) if head else None
+    made = folder.config if folder else assumed_head(shape)
     times = read_profile(profile) if profile else assumed_profile(model, shape, made)
     if times.num_layers != shape.num_layers:
         raise PPSDConfigError(
@@ -102,6 +105,12 @@ def plan(
     console = Console()
     console.print(_table(ranked, linked, requests))
     console.print(_others(ranked[0], linked, shape, requests))
+    if folder and made.steps > 1:
+        by_step = measured_rates(folder.path)
+        if by_step is None:
+            by_step = assumed_rates(ranked[0].alpha)
+            assumptions.append("acceptance of the head's steps behind the first")
+        console.print(_bursts(ranked[0], linked, made.steps, by_step, requests))
     for assumption in assumptions:
         console.print(f"assumed, not measured: {assumption}")
     best = ranked[0]
@@ -166,6 +175,12 @@ def _others(best: Plan, profile: Profile, shape: ModelShape, requests: int) -> s
         f"for comparison: tensor parallel over {len(best.partition)} devices {base / parallel:.2f}"
         f"{alone}"
     )
+
+
+def _bursts(best: Plan, profile: Profile, steps: int, rates: Rates, requests: int) -> str:
+    """What serving would choose in the best layout with a head that goes on from its own guess."""
+    words, speedup = burst_choice(profile, best.partition, steps, rates, best.drafts, requests)
+    return f"with bursts in the first layout: {words}; speedup {speedup:.2f} over plain there"
 
 
 def _figures(expected: Expected) -> list[str]:

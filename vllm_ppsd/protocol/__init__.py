@@ -3,15 +3,16 @@
 ``tick`` holds the values that travel. ``flight`` and ``numbering`` are the scheduler's side of the
 protocol, ``drafting`` is stage 0's, ``pruning`` that of every stage before the last, ``retirement``
 the scorer's (last stage); ``slots`` says on all of them where the entries of siblings are;
-``load`` and ``costs`` decide which requests draft when many share the stages; ``bursts`` says how
-long a request's lanes are. The adapters in
+``load`` and ``costs`` decide which requests draft when many share the stages; ``burst_policy``
+chooses how long lanes are and how many follow, by ``burst_value``. The adapters in
 ``vllm_ppsd.engine`` and ``vllm_ppsd.worker`` translate vLLM's structures into calls of these and
 hold no rule of their own.
 """
 
-from vllm_ppsd.protocol.acceptance import AcceptanceBook
-from vllm_ppsd.protocol.bursts import BurstPlan
-from vllm_ppsd.protocol.costs import TickCosts
+from vllm_ppsd.protocol.acceptance import AcceptanceBook, Rates, StepBook
+from vllm_ppsd.protocol.burst_policy import BurstPolicy
+from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
+from vllm_ppsd.protocol.costs import PartCosts, TickCosts
 from vllm_ppsd.protocol.diagonal import DiagonalBook
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
@@ -27,6 +28,7 @@ from vllm_ppsd.protocol.tick import (
     Drafts,
     Lane,
     Outcome,
+    PartTimes,
     Retired,
     Shape,
     Tick,
@@ -34,9 +36,11 @@ from vllm_ppsd.protocol.tick import (
 )
 
 __all__ = [
+    "PLAIN",
     "AcceptanceBook",
     "Admitted",
     "BurstPlan",
+    "BurstPolicy",
     "Candidate",
     "Copy",
     "Decoding",
@@ -51,12 +55,17 @@ __all__ = [
     "MissingDraftError",
     "OrderError",
     "Outcome",
+    "PartCosts",
+    "PartTimes",
+    "Rates",
     "Retired",
     "RetirementBook",
     "Shape",
     "SlotBook",
     "SlotError",
+    "StageTimes",
     "StaleBook",
+    "StepBook",
     "Tick",
     "TickBook",
     "TickCosts",

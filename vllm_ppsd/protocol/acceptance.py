@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 PRIOR = 0.72
 """Before anything was judged: about that of the head that ships."""
 
@@ -47,3 +51,135 @@ class AcceptanceBook:
 
     def __len__(self) -> int:
         return len(self._rates)
+
+
+STEPS = 8
+"""Draft steps that have a rate of their own: the most tokens of a lane."""
+
+PRIOR_STEPS = (0.78, 0.72, 0.7, 0.69, 0.68, 0.67, 0.66, 0.65)
+"""By step, given that all drafts before were right, before anything was judged."""
+
+SHARED = 0.25
+"""How much the verdict on a continuation says about the other continuations."""
+
+SHAPE_MEMORY = 128
+"""Verdicts after which the rates over all requests have forgotten most of what was before."""
+
+REENTRY = 2
+"""Step of the first draft behind a root's true token: a continuation as well, whose rate is its
+own because it goes on from a true final state."""
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Acceptance rates, each given that all drafts before were right.
+
+    Attributes:
+        steps: of the drafts of a following lane, step 1 first.
+        reentry: of the first draft behind a root's true token. The ones behind that go on from
+            the head's own prediction, as steps 3 and more do.
+    """
+
+    steps: tuple[float, ...] = PRIOR_STEPS
+    reentry: float = PRIOR_STEPS[REENTRY - 1]
+
+    def following_chain(self, length: int) -> tuple[float, ...]:
+        """Return the rates of the drafts of a following lane."""
+        return self._up_to(0, length)
+
+    def reentry_chain(self, drafts: int) -> tuple[float, ...]:
+        """Return the rates of the drafts behind a root's true token."""
+        return (self.reentry, *self._up_to(REENTRY, drafts - 1)) if drafts else ()
+
+    def _up_to(self, first: int, count: int) -> tuple[float, ...]:
+        """Steps beyond the last known one are as that one."""
+        known = self.steps[first : first + count]
+        return known + self.steps[-1:] * (count - len(known))
+
+
+class StepBook:
+    """Learns acceptance by step: its shape over all requests, its level of each.
+
+    A draft is judged only if all before it in its lane were right, so what is learned is given
+    that they were.
+
+    Attributes:
+        overall: the rates over all requests.
+    """
+
+    def __init__(self) -> None:
+        self.overall = Rates()
+        self._levels: dict[str, float] = {}
+
+    def judged(self, request_id: str, steps: Sequence[int], accepted: int, reentry: bool) -> None:
+        """Learn what became of a request's drafts, up to the first miss.
+
+        Args:
+            request_id: the engine's id of the request.
+            steps: of the drafts that were compared, in their order.
+            accepted: how many of these, the first ones, were right.
+            reentry: whether the first of them stood behind a root's true token.
+
+        Raises:
+            ValueError: a draft behind a miss is among them, or a step is none.
+        """
+        if not accepted <= len(steps) <= accepted + 1:
+            raise ValueError(f"{len(steps)} drafts were judged, but {accepted} were right")
+        for index, step in enumerate(steps):
+            if step < 1:
+                raise ValueError(f"{step} is no draft step: the first is 1")
+            step = min(step, STEPS)
+            self._learn(request_id, step, reentry and index == 0, index < accepted)
+
+    def rates(self, request_id: str) -> Rates:
+        """Return the recent acceptance rates of a request."""
+        level = self._levels.get(request_id, 0.0)
+        if not level:
+            return self.overall
+        return Rates(
+            tuple(_rate(step + level) for step in self.overall.steps),
+            _rate(self.overall.reentry + level),
+        )
+
+    def decay_to_prior(self, request_id: str, doubt: int) -> None:
+        """A request did not draft: doubt what is known a little.
+
+        Args:
+            request_id: the engine's id of the request.
+            doubt: occasions after which the rates are mostly back at the prior.
+        """
+        self._levels[request_id] = self._levels.get(request_id, 0.0) * (1 - 1 / doubt)
+        prior = Rates()
+        self.overall = Rates(
+            tuple(
+                rate + (before - rate) / doubt
+                for rate, before in zip(self.overall.steps, prior.steps, strict=True)
+            ),
+            self.overall.reentry + (prior.reentry - self.overall.reentry) / doubt,
+        )
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request that has left the engine."""
+        self._levels.pop(request_id, None)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def _learn(self, request_id: str, step: int, reentry: bool, hit: bool) -> None:
+        overall = self.overall
+        known = overall.reentry if reentry else overall.steps[step - 1]
+        level = self._levels.get(request_id, 0.0)
+        self._levels[request_id] = level + (hit - _rate(known + level)) / MEMORY
+        change = (hit - known) / SHAPE_MEMORY
+        steps = tuple(
+            _rate(rate + change * (1.0 if s == step and not reentry else SHARED))
+            if (s == step or (step > 1 and s > 1))
+            else rate
+            for s, rate in enumerate(overall.steps, 1)
+        )
+        own = 1.0 if reentry else SHARED if step > 1 else 0.0
+        self.overall = Rates(steps, _rate(overall.reentry + change * own))
+
+
+def _rate(value: float) -> float:
+    """Neither never nor always: both would make lanes of no use or without end."""
+    return min(0.98, max(0.02, value))

@@ -1,4 +1,4 @@
-"""How long the lanes of a request are, and how many of them are in flight."""
+"""How long the lanes of a request are, how many of them are in flight, and what parts take."""
 
 from __future__ import annotations
 
@@ -21,3 +21,38 @@ class BurstPlan(msgspec.Struct, frozen=True):
     reentry: int = 0
     following: int = 1
     depth: int = 1
+
+
+PLAIN = BurstPlan(0, 1, 0)
+"""Plain decoding."""
+
+
+class StageTimes(msgspec.Struct, frozen=True):
+    """What the parts of a tick take, all in one unit.
+
+    Attributes:
+        stages: s_0 … s_{n-1}: a pass over one row, on the last stage with LM head and sampler.
+        first_step: the head's step 1, for one lane.
+        continuation: every further step of it.
+        row: what a further row costs, in passes over one row.
+        hop: a way from one stage to another, or from the last one back to stage 0.
+    """
+
+    stages: tuple[float, ...]
+    first_step: float = 0.0
+    continuation: float = 0.0
+    row: float = 0.0
+    hop: float = 0.0
+
+    def stage(self, stage: int, rows: float) -> float:
+        """Return what a stage takes for so many rows."""
+        return self.stages[stage] * (1 + self.row * (rows - 1))
+
+    def continuations(self, steps: float, lanes: float = 1) -> float:
+        """Return what the head takes for continuations alone, of so many lanes at once."""
+        return steps * self.continuation * (1 + self.row * (lanes - 1))
+
+    def drafting(self, length: float, lanes: float = 1) -> float:
+        """Return what the head takes for step 1 and the continuations behind it."""
+        step_one = self.first_step * (1 + self.row * (lanes - 1))
+        return step_one + self.continuations(length - 1, lanes)

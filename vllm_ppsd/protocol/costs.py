@@ -1,6 +1,11 @@
-"""What a tick takes by the number of its lanes, learned while serving."""
+"""What a tick takes by the number of its lanes, and what its parts take, learned while serving."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm_ppsd.protocol.bursts import StageTimes
+from vllm_ppsd.protocol.tick import PartTimes
 
 PRIOR_LANE = 0.02
 """Cost of a further lane before anything was seen, in ticks of one lane: a device that is
@@ -61,3 +66,86 @@ class TickCosts:
         one = 1000 * self.seconds(1)
         further = 1000 * (self.seconds(33) - self.seconds(1)) / 32
         return f"a tick of one lane takes {one:.1f} ms and a further lane {further:.2f} ms"
+
+
+PART_MEMORY = 50
+"""Ticks after which a part's time has mostly forgotten what was before."""
+
+
+class PartCosts:
+    """What the parts of a tick take: stage 0 measures its own, and the round trip says the rest.
+
+    Args:
+        stages: what a pass takes each stage, in passes of stage 0, by weights: only stage 0 is
+            measured alone.
+        head: what a draft step takes before any was measured, in passes of stage 0.
+
+    Attributes:
+        ticks: what a tick takes by its rows.
+    """
+
+    def __init__(self, stages: Sequence[float], head: float) -> None:
+        if not stages or min(stages) <= 0 or head < 0:
+            raise ValueError(f"stages of {list(stages)} and a head of {head} passes of stage 0")
+        self._shares = tuple(share / stages[0] for share in stages)
+        self._head = head
+        self.ticks = TickCosts()
+        self._layers = self._first = self._continuation = self._rest = _Part()
+
+    def observe_parts(self, rows: int, seconds: PartTimes) -> None:
+        """Learn what a tick of so many rows took stage 0."""
+        factor = 1 + self._row * (rows - 1)
+        self._layers = self._layers.seen(seconds.layers / factor)
+        if seconds.first_step:
+            self._first = self._first.seen(seconds.first_step)
+        if seconds.continuation:
+            self._continuation = self._continuation.seen(seconds.continuation)
+
+    def observe_round_trip(self, rows: int, drafts: int, seconds: float) -> None:
+        """Learn the time from a lone root's entry into idle stages to its result.
+
+        What the stages and the head do not explain is the links' and the scheduler's.
+
+        Args:
+            rows: of the root.
+            drafts: of them, made before its layers.
+            seconds: it took.
+        """
+        times = self.times()
+        work = sum(times.stage(i, rows) for i in range(len(self._shares)))
+        self._rest = self._rest.seen(max(0.0, seconds - work - times.continuations(drafts)))
+
+    def times(self) -> StageTimes:
+        """Return what the parts are expected to take, in seconds; before any was measured, in
+        passes of stage 0."""
+        layers = self._layers.mean(1.0)
+        first = self._first.mean(self._head * layers)
+        return StageTimes(
+            tuple(layers * share for share in self._shares),
+            first,
+            self._continuation.mean(first),
+            self._row,
+            self._rest.mean(0.0) / len(self._shares),
+        )
+
+    @property
+    def _row(self) -> float:
+        """What a further row costs, in passes over one row."""
+        one = self.ticks.seconds(1)
+        return (self.ticks.seconds(33) - one) / 32 / one
+
+
+class _Part:
+    """A mean that forgets, and takes no notice of what stood still for another reason."""
+
+    def __init__(self, weight: float = 0.0, mean: float = 0.0) -> None:
+        self._weight, self._mean = weight, mean
+
+    def seen(self, seconds: float) -> _Part:
+        if self._weight > PRIOR_WEIGHT and seconds > OUTLIER * self._mean > 0:
+            return self
+        weight = min(self._weight + 1, float(PART_MEMORY))
+        return _Part(weight, self._mean + (seconds - self._mean) / weight)
+
+    def mean(self, prior: float) -> float:
+        return self._mean if self._weight else prior

@@ -175,6 +175,20 @@ class Candidate(msgspec.Struct, frozen=True):
     parent: int = 0
 
 
+class PartTimes(msgspec.Struct, frozen=True):
+    """Seconds that the parts of a tick took stage 0.
+
+    Attributes:
+        layers: its decoder layers.
+        first_step: the head's step 1, from fresh exit states; 0 if nothing was drafted so.
+        continuation: one continuation, the mean of the tick's; 0 if there was none.
+    """
+
+    layers: float
+    first_step: float = 0.0
+    continuation: float = 0.0
+
+
 class Drafts(msgspec.Struct, frozen=True):
     """What stage 0 drafted in a tick.
 
@@ -183,11 +197,13 @@ class Drafts(msgspec.Struct, frozen=True):
         candidates: by request, best first; a lane of the next tick embeds the one of its rank.
         entered: by request, the drafts behind a root's known tokens in this very tick: a
             *re-entry burst*.
+        seconds: what the tick took stage 0, where it was measured.
     """
 
     tick: int
     candidates: dict[str, tuple[Candidate, ...]] = {}
     entered: dict[str, tuple[Draft, ...]] = {}
+    seconds: PartTimes | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):

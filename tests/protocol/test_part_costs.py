@@ -1,0 +1,64 @@
+"""What the parts of a tick take, learned from what stage 0 measures and from round trips."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ppsd.protocol.bursts import StageTimes
+from vllm_ppsd.protocol.costs import PartCosts
+from vllm_ppsd.protocol.tick import PartTimes
+
+TRUE = StageTimes((0.02, 0.01, 0.03), 0.003, 0.002, 0.1, 0.004)
+
+
+def learned() -> PartCosts:
+    costs = PartCosts((2.0, 1.0, 3.0), 0.2)
+    for _ in range(60):
+        for rows in (1, 2, 4, 8):
+            costs.ticks.observe(rows, TRUE.stage(2, rows))
+    for _ in range(60):
+        for rows in (1, 3):
+            costs.observe_parts(rows, PartTimes(TRUE.stage(0, rows), 0.003, 0.002))
+    for _ in range(10):
+        work = sum(TRUE.stage(i, 3) for i in range(3)) + TRUE.continuations(2)
+        costs.observe_round_trip(3, 2, work + 3 * TRUE.hop)
+    return costs
+
+
+def test_before_anything_is_measured_times_are_passes_of_stage_0():
+    times = PartCosts((2.0, 1.0), 0.2).times()
+    assert times.stages == (1.0, 0.5)
+    assert (times.first_step, times.continuation, times.hop) == (0.2, 0.2, 0.0)
+
+
+def test_parts_are_learned():
+    times = learned().times()
+    assert times.stages == pytest.approx(TRUE.stages, rel=0.05)
+    assert times.row == pytest.approx(TRUE.row, rel=0.1)
+    assert times.first_step == pytest.approx(0.003)
+    assert times.continuation == pytest.approx(0.002)
+    assert times.hop == pytest.approx(TRUE.hop, rel=0.2)
+
+
+def test_a_step_that_was_not_run_says_nothing_and_a_pause_is_no_pass():
+    costs = learned()
+    for _ in range(20):
+        costs.observe_parts(1, PartTimes(0.02))
+        costs.observe_parts(1, PartTimes(5.0, 3.0, 3.0))
+        costs.observe_round_trip(1, 0, 60.0)
+    times = costs.times()
+    assert times.stages[0] == pytest.approx(0.02, rel=0.05)
+    assert times.continuation == pytest.approx(0.002)
+    assert times.hop == pytest.approx(TRUE.hop, rel=0.2)
+
+
+def test_a_head_that_never_went_on_is_taken_to_go_on_as_it_begins():
+    costs = PartCosts((1.0, 1.0), 0.5)
+    costs.observe_parts(1, PartTimes(0.02, 0.004))
+    assert costs.times().continuation == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(("stages", "head"), [((), 0.1), ((1.0, 0.0), 0.1), ((1.0,), -1.0)])
+def test_what_no_pipeline_has_is_refused(stages: tuple[float, ...], head: float):
+    with pytest.raises(ValueError, match="stage 0"):
+        PartCosts(stages, head)

@@ -1,0 +1,239 @@
+"""Which plan every request decodes by: the one that is expected to yield most.
+
+One request alone is a question of stages, links and what the head takes. With several, ticks take
+longer the more rows they carry, so that bursts go first, and then drafting as a whole. Every
+request gets the plan that would be best if all were like it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from vllm_ppsd.protocol.acceptance import STEPS, Rates, StepBook
+from vllm_ppsd.protocol.burst_value import tokens_per_second
+from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
+
+DOUBT = 500
+"""Ticks without drafts after which low acceptance rates are mostly doubted, and tried anew."""
+
+EQUAL = 0.99
+"""Of plans that promise this share of the best one's yield, the one of least depth is taken: less
+is thrown away, and several requests stay together."""
+
+BETTER = 1.02
+"""Times what a plan yields that another must promise to take its place."""
+
+LONG = 4
+"""Tokens of a following lane where the search for long lanes starts."""
+
+PATIENCE = 32
+"""Ticks between two looks at a request's plan, unless the number of requests changes."""
+
+GRAIN = 0.03
+"""Inputs that differ by less than this share are taken as equal."""
+
+REMEMBERED = 4000
+"""Values of plans that are kept."""
+
+LOG_EVERY = 10.0
+"""Seconds between two lines about the choice, at least."""
+
+
+class BurstPolicy:
+    """Chooses a ``BurstPlan`` per request.
+
+    Args:
+        steps: draft steps of the head: the most drafts of a lane.
+        depth: most lanes of a request that may follow before the verdict; 0 on one device.
+        margin: times what plain decoding yields that drafting must promise where several
+            requests decode.
+
+    Attributes:
+        acceptance: recent acceptance rates by step, updated by whoever sees the verdicts.
+    """
+
+    def __init__(self, steps: int, depth: int, margin: float = 1.0) -> None:
+        if not 1 <= steps <= STEPS:
+            raise ValueError(f"a head of {steps} draft steps: there are 1 to {STEPS}")
+        if depth < 0:
+            raise ValueError(f"{depth} lanes cannot follow")
+        if margin < 1:
+            raise ValueError(f"a margin of {margin} would let drafting lose; 1 is the least")
+        self._steps, self._depth, self._margin = steps, depth, margin
+        self.acceptance = StepBook()
+        self._plans: dict[str, BurstPlan] = {}
+        self._asked = 0
+        self._requests = 0
+        self._looks: dict[str, int] = {}
+        self._values: dict[tuple[BurstPlan, StageTimes, Rates, int], float] = {}
+        self._words = ""
+        self._said = ("", -math.inf)
+
+    def choose(self, request_ids: Sequence[str], times: StageTimes) -> dict[str, BurstPlan]:
+        """Return the plan of every decoding request; a lane in flight keeps its own.
+
+        Args:
+            request_ids: all that decode.
+            times: what the parts of a tick take now.
+        """
+        self._asked += 1
+        if len(request_ids) != self._requests:
+            self._requests = len(request_ids)
+            self._looks.clear()
+        looked = False
+        for request_id in request_ids:
+            plan = self._plans.get(request_id)
+            due = self._looks.get(request_id, 0) <= self._asked
+            # A look may take some milliseconds, so requests take turns.
+            if plan is None or (due and not looked):
+                looked = True
+                plan = self._plans[request_id] = self._look(request_id, plan, times)
+                self._looks[request_id] = self._asked + PATIENCE
+            if plan == PLAIN:
+                self.acceptance.decay_to_prior(request_id, DOUBT)
+        return {request_id: self._plans[request_id] for request_id in request_ids}
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request that has left the engine."""
+        self.acceptance.forget(request_id)
+        self._plans.pop(request_id, None)
+        self._looks.pop(request_id, None)
+
+    def news(self, now: float) -> str | None:
+        """Return words about the choice for the log if it has changed, now and then.
+
+        Args:
+            now: seconds of any clock.
+        """
+        words, said = self._said
+        if self._words == words or now - said < LOG_EVERY:
+            return None
+        self._said = self._words, now
+        return self._words
+
+    def value(self, plan: BurstPlan, times: StageTimes, rates: Rates, requests: int) -> float:
+        """Return what a plan is expected to yield, in tokens per second of all requests."""
+        key = plan, times, rates, requests
+        known = self._values.get(key)
+        if known is None:
+            if len(self._values) >= REMEMBERED:
+                self._values.clear()
+            known = self._values[key] = tokens_per_second(plan, times, rates, requests)
+        return known
+
+    def ranked(self, times: StageTimes, rates: Rates, requests: int) -> dict[str, BurstPlan]:
+        """Return the best plan of every kind, best first; ``plain`` is among them.
+
+        Args:
+            times: what the parts of a tick take.
+            rates: acceptance rates of each request.
+            requests: how many decode.
+        """
+
+        def worth(plan: BurstPlan) -> float:
+            return self.value(plan, times, rates, requests)
+
+        best: dict[str, BurstPlan] = {"plain": PLAIN}
+        long = PLAIN
+        verified = [BurstPlan(k, 1, 0) for k in range(1, self._steps)]
+        if verified:
+            long = best["draft, then verify"] = max(verified, key=worth)
+        long = BurstPlan(long.reentry, min(LONG, self._steps), 0)
+        for depth in self._depths(times):
+            chain = BurstPlan(0, 1, depth)
+            # Single steps may stop short of the best, so they start from two ends.
+            starts = (chain, msgspec.structs.replace(long, depth=depth))
+            bursts = long = max((self._climb(start, worth) for start in starts), key=worth)
+            for name, plan in (("one token a lane", chain), ("bursts", bursts)):
+                if name not in best or EQUAL * worth(plan) > worth(best[name]):
+                    best[name] = plan
+        return dict(sorted(best.items(), key=lambda item: -worth(item[1])))
+
+    def _look(self, request_id: str, before: BurstPlan | None, times: StageTimes) -> BurstPlan:
+        """Return the plan of a request from now on."""
+        requests = self._requests
+        rates = _rounded_rates(self.acceptance.rates(request_id))
+        rounded, unit = _rounded_times(times)
+        ranked = self.ranked(rounded, rates, requests)
+        drafting = [plan for plan in ranked.values() if plan != PLAIN]
+
+        def worth(plan: BurstPlan) -> float:
+            return self.value(plan, rounded, rates, requests)
+
+        best = PLAIN
+        if drafting:
+            equals = [plan for plan in drafting if worth(plan) >= EQUAL * worth(drafting[0])]
+            best = min(equals, key=lambda plan: plan.depth)
+        if before is not None and before != PLAIN and worth(best) < BETTER * worth(before):
+            best = before
+        least = 1.0 if requests == 1 else self._margin
+        if before is not None:
+            least = least / BETTER if before != PLAIN else least * BETTER
+        if worth(best) < least * worth(PLAIN):
+            best = PLAIN
+        self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
+        return best
+
+    def _depths(self, times: StageTimes) -> list[int]:
+        """Return how many lanes may follow: as many as stages or until the first verdict."""
+        stages = len(times.stages)
+        if stages == 1 or not self._depth:
+            return []
+        loop = sum(times.stages) + stages * times.hop
+        full = math.ceil(loop / (times.stages[0] + times.first_step))
+        return sorted({min(self._depth, depth) for depth in (1, stages - 1, stages, full)})
+
+    def _climb(self, plan: BurstPlan, worth: Callable[[BurstPlan], float]) -> BurstPlan:
+        """Return the best plan of this depth that single steps up or down lead to."""
+        while True:
+            better = max(self._near(plan), key=worth)
+            if worth(better) <= worth(plan):
+                return plan
+            plan = better
+
+    def _near(self, plan: BurstPlan) -> Iterator[BurstPlan]:
+        for reentry in range(plan.reentry - 1, plan.reentry + 2):
+            for following in range(plan.following - 1, plan.following + 2):
+                if 0 <= reentry < self._steps and 1 <= following <= self._steps:
+                    yield BurstPlan(reentry, following, plan.depth)
+
+
+def _rounded_rates(rates: Rates) -> Rates:
+    return Rates(tuple(round(50 * r) / 50 for r in rates.steps), round(50 * rates.reentry) / 50)
+
+
+def _rounded_times(times: StageTimes) -> tuple[StageTimes, float]:
+    """Return times in units of a pass through all stages, rounded, and that unit."""
+    unit = sum(times.stages)
+
+    def rounded(seconds: float) -> float:
+        share = seconds / unit
+        return math.exp(GRAIN * round(math.log(share) / GRAIN)) if share > 1e-4 else 0.0
+
+    return StageTimes(
+        tuple(rounded(s) for s in times.stages),
+        rounded(times.first_step),
+        rounded(times.continuation),
+        round(times.row, 2),
+        rounded(times.hop),
+    ), unit
+
+
+def _words(
+    chosen: BurstPlan, ranked: dict[str, BurstPlan], worth: Callable[[BurstPlan], float]
+) -> str:
+    others = ", ".join(f"{name} {worth(plan):.1f}" for name, plan in ranked.items())
+    return f"{describe(chosen)}: {worth(chosen):.1f} tokens/s expected ({others})"
+
+
+def describe(plan: BurstPlan) -> str:
+    """Return a plan in words."""
+    if plan == PLAIN:
+        return "no drafts"
+    root = f"{plan.reentry} drafts behind a true token"
+    if not plan.depth:
+        return f"{root}, then the verdict"
+    return f"{root}, {plan.depth} lanes of {plan.following} ahead of the verdict"
