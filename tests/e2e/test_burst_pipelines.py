@@ -132,16 +132,18 @@ def check_outputs(here: Sequence[e.Output], there: Sequence[e.Output]) -> None:
 
 
 @pytest.mark.long
-def test_sampled_requests_with_a_head_that_goes_on(model: Path):
+@pytest.mark.parametrize(("stages", "ranks"), [(3, 1), (2, 2)])
+def test_sampled_requests_with_a_head_that_goes_on(model: Path, stages: int, ranks: int):
+    options = OPTIONS | {"tensor_parallel_size": ranks}
     prompt = list(range(5, 45))
     asked = [
         e.params(60),
         e.params(60, temperature=1.0, seed=3, presence_penalty=0.7, bad_words=["t17"]),
     ]
-    with e.engine(model, stages=3, ppsd=e.PLAIN, **OPTIONS) as plain:
+    with e.engine(model, stages=stages, ppsd=e.PLAIN, **options) as plain:
         expected = [e.generate(plain, prompt, one) for one in asked]
     ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
-    with e.engine(model, stages=3, ppsd=ppsd, **OPTIONS) as llm:
+    with e.engine(model, stages=stages, ppsd=ppsd, **options) as llm:
         check_outputs([e.generate(llm, prompt, one) for one in asked], expected)
         e.assert_drafted(llm)
         assert accepted_by_position(llm)[1] > 0

@@ -107,10 +107,13 @@ def test_where_no_lane_follows_every_lane_is_a_root(make):
     assert lengths(scheduler.schedule()) == [(6, 4, 3, 4)]
 
 
+@pytest.mark.parametrize("by_the_model", [False, True])
 @pytest.mark.parametrize("tokens", range(1, 9))
-def test_bursts_end_where_the_request_does(make, tokens: int):
+def test_bursts_end_where_the_request_does(make, tokens: int, by_the_model: bool):
     scheduler = make(burst={"reentry": 7, "following": 8}, num_speculative_tokens=4)
-    add(scheduler, "a", tokens=tokens)
+    add(scheduler, "a", tokens=200 if by_the_model else tokens)
+    if by_the_model:
+        scheduler.max_model_len = 2 + tokens
     sent = []
     while (tick := scheduler.schedule()).num_scheduled_tokens:
         sent.append(tick)
