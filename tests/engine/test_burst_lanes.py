@@ -14,7 +14,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput
 from vllm_ppsd.plugin import register
-from vllm_ppsd.protocol import Outcome, Shape, Verdict
+from vllm_ppsd.protocol import BurstPlan, Outcome, Shape, Verdict
 
 TOKEN = 7
 
@@ -92,6 +92,17 @@ def test_a_cut_burst_keeps_what_was_right_and_re_enters_with_drafts(make):
     hand_in(scheduler, root, a=miss(5))
     assert scheduler.requests["a"].num_output_tokens == 8
     assert scheduler.requests["a"].num_computed_tokens == 9
+
+
+def test_stage_0_holds_what_is_sent_ahead_for_a_request_alone_by_its_plan(make, monkeypatch):
+    scheduler = make(num_speculative_tokens=3, load_adaptive=False)
+    monkeypatch.setattr(scheduler._admission, "plan", lambda _: BurstPlan(0, 1, depth=1))
+    add(scheduler, "a")
+    sent = [scheduler.schedule() for _ in range(4)]
+    assert [len(tick.tick.lanes) for tick in sent] == [1, 1, 1, 0]
+    assert [tick.tick.depth for tick in sent[:3]] == [1, 1, 1]
+    add(scheduler, "b")
+    assert scheduler.schedule().tick.depth is None
 
 
 def test_where_no_lane_follows_every_lane_is_a_root(make):
