@@ -49,7 +49,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2
 
 e2e: $(STAMP) $(MODEL)
 	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and not long"

@@ -23,7 +23,14 @@ setup(
         "cuda": ["vllm==0.32.*"],
         "train": ["accelerate>=1.0", "matplotlib>=3.9", "pyyaml>=6"],
         "bench": ["accelerate>=1.0", "matplotlib>=3.9"],
-        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13", "gguf>=0.17", "accelerate>=1.0"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "gguf>=0.17",
+            "accelerate>=1.0",
+        ],
     },
     entry_points={
         "vllm.general_plugins": ["ppsd = vllm_ppsd.plugin:register"],

@@ -121,7 +121,10 @@ def _judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     names = {path.name: name for path, name in heads.items()}
     made = [path for path in heads if path.is_dir()]
     rows: dict[str, dict[str, Any]] = {}
-    for one in evaluate(made, arguments.model, arguments.prompts, arguments.eval_work, CPU, 256):
+    judged, _ = evaluate(
+        made, arguments.model, arguments.prompts, arguments.eval_work, CPU, max_tokens=256
+    )
+    for one in judged:
         name = names[one.head]
         rows.setdefault(name, {"name": name})[one.prompts] = one.result.acceptance
     return list(rows.values())

@@ -40,6 +40,16 @@ def test_the_dearer_a_draft_the_surer_it_must_be():
     assert 0 < thresholds[0] < 0.5 < thresholds[2] < thresholds[-1] == 1
 
 
+def test_a_head_that_goes_on_reads_no_layers_before_the_exit():
+    shape = ModelShape(30, 576, 1536, 9, 3, 64, 49152)
+    head = assumed_head(shape, 18)
+    going_on = head.model_copy(update={"steps": 4})
+    plain = shape.num_layers + shape.lm_head_cost
+    assert shape.draft_cost(head) == pytest.approx((18 + shape.head_cost(head)) / plain)
+    assert shape.draft_cost(going_on) * plain == pytest.approx(shape.head_cost(head), rel=0.1)
+    assert shape.draft_cost(going_on) * plain > shape.head_cost(head)
+
+
 @pytest.mark.parametrize(("partition", "deeper"), [([17, 13], []), ([10, 10, 10], [20, 30])])
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
 def test_by_weights_alone_a_tick_costs_what_the_planner_says(

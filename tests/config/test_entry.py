@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.heads import write_lens
+from support.heads import with_steps, write_lens
 from support.tiny import make_tiny_model
 from transformers import GPT2Config
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
@@ -402,3 +402,23 @@ def test_any_pipeline_ends_with_the_last_layer(tiny_llama: Path, tmp_path: Path)
     assert one.speculative_config.feedback_stages == []
     options["feedback"] = "arrived"
     refused(engine(tiny_llama, 2, speculative_config=options), "unknown key.* feedback")
+
+
+def test_a_head_that_goes_on_drafts_cheaply_on_one_device(tiny_llama: Path, tmp_path: Path):
+    init_head(str(tiny_llama), tmp_path / "one", exit_layer=3, head_type="transformer")
+    heads = {1: str(tmp_path / "one"), 4: with_steps(tmp_path / "one", tmp_path / "four", 4)}
+    configs = {}
+    for steps, head in heads.items():
+        arguments = engine(tiny_llama, 1, speculative_config={"method": "ppsd", "model": head})
+        configs[steps] = arguments.create_engine_config().speculative_config
+        assert configs[steps].head_steps == steps
+    assert configs[4].draft_threshold < configs[1].draft_threshold / 1.5
+
+
+def test_more_continuations_than_a_head_makes_are_refused(tiny_llama: Path, tmp_path: Path):
+    init_head(str(tiny_llama), tmp_path / "one", exit_layer=3, head_type="transformer")
+    head = with_steps(tmp_path / "one", tmp_path / "two", steps=2)
+    options = {"method": "ppsd", "model": head, "num_speculative_tokens": 8}
+    engine(tiny_llama, 1, speculative_config=options).create_engine_config()
+    too_many = engine(tiny_llama, 1, speculative_config=options | {"num_speculative_tokens": 9})
+    refused(too_many, "num_speculative_tokens=9, but a head goes on for at most 8 tokens")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from support.heads import with_steps
+from support.plain_head import PlainHead
 from support.served import served
 from support.tiny import make_tiny_model
 
-from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
+from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.create import describe_target, head_config
-from vllm_ppsd.training.build import checkpoint_tensors, trained, untrained
+from vllm_ppsd.training.build import checkpoint_tensors, untrained
 
 LENGTH, STEPS = 20, 3
 HEADS: dict[str, dict[str, Any]] = {
@@ -64,39 +64,19 @@ def head_with_steps(model: Path, folder: Path, vocabulary: torch.Tensor, **make:
 
 
 def in_plain_torch(
-    folder: Path,
-    model: Path,
-    states: torch.Tensor,
-    deeper: torch.Tensor | None,
-    vocabulary: torch.Tensor,
+    head: PlainHead, states: torch.Tensor, deeper: torch.Tensor | None
 ) -> tuple[list[torch.Tensor], list[int]]:
     """Return the logits of every step, and the tokens drafted."""
-    one = ExitHeadFolder.open(folder.parent / "one")
-    head, _ = trained(one, str(model))
-    fuse = ExitHeadFolder.open(folder).tensors()
-    weight, bias = fuse["fuse.weight"].float(), fuse["fuse.bias"].float()
-    embeddings = load_file(model / "model.safetensors")["model.embed_tokens.weight"].float()
-    lm_head = embeddings[vocabulary]
-    inputs = states
-    if head.input_map is not None:
-        inputs = inputs + head.input_map(inputs)
-    if deeper is not None:
-        for project, state in zip(head.deeper_in, deeper.unbind(dim=1), strict=True):
-            inputs = inputs + project(state / (state.square().mean(-1, keepdim=True) + 1e-6).sqrt())
-    head.input_map = None
-    logits, tokens = [], []
-    for step in range(STEPS):
-        final = head.features(inputs, [len(inputs)], torch.tensor([len(inputs) - 1]))[0]
-        if head.map is not None:
-            final = head.map(final)
-        if deeper is not None and step == 0:
-            for project, state in zip(head.deeper_out, deeper[-1], strict=True):
-                final = final + project(state / (state.square().mean() + 1e-6).sqrt())
-        logits.append(lm_head @ final)
-        tokens.append(int(vocabulary[logits[-1].argmax()]))
-        fused = weight @ torch.cat([final, embeddings[tokens[-1]]]) + bias
-        inputs = torch.cat([inputs, fused[None]])
-    return logits, tokens
+    inputs = head.first_inputs(states, deeper)
+    final = head.final(inputs, None if deeper is None else deeper[-1])
+    logits, tokens = [head.logits(final)], []
+    while True:
+        tokens.append(int(head.token_ids[logits[-1].argmax()]))
+        if len(tokens) == STEPS:
+            return logits, tokens
+        inputs = torch.cat([inputs, head.fused(final, tokens[-1])[None]])
+        final = head.final(inputs)
+        logits.append(head.logits(final))
 
 
 @pytest.mark.parametrize("make", HEADS)
@@ -107,8 +87,8 @@ def test_continuations_are_those_of_plain_torch(make: str, tmp_path: Path, vllm_
     folder = head_with_steps(model, tmp_path, vocabulary, **HEADS[make])
     states = torch.randn(LENGTH, 128)
     deeper = 30 * torch.randn(LENGTH, 2, 128) if "deeper_layers" in HEADS[make] else None
-    with torch.no_grad():
-        expected, drafts = in_plain_torch(folder, model, states, deeper, vocabulary)
+    plain = PlainHead(tmp_path / "one", folder, model)
+    expected, drafts = in_plain_torch(plain, states, deeper)
     with served(folder, model) as (head, continuation):
         assert continuation is not None
         for layer in head.layers:

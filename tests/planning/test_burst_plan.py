@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from planning.test_cost_model import FREE
 
+from vllm_ppsd.cli.main import main
 from vllm_ppsd.config.errors import PPSDConfigError
+from vllm_ppsd.exit_head.checkpoint import save
+from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 from vllm_ppsd.planning.bursts import (
     BY_STEP,
     assumed_rates,
@@ -55,3 +58,21 @@ def test_bursts_are_expected_to_do_more_than_one_token():
     assert one.startswith("0 drafts behind a true token")
     assert words != one
     assert speedup > 1.1 * alone
+
+
+def test_the_command_prints_bursts_for_a_head_of_several_steps(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = head_config(
+        describe_target(tiny_llama), exit_layer=3, head_type="transformer", steps=4
+    )
+    head = tmp_path / "head"
+    save(head, config, initial_tensors(str(tiny_llama), config))
+    words = ["plan", str(tiny_llama), "--stages", "2", "--head", str(head)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "with bursts in the first layout: " in out
+    assert "acceptance of the head's steps behind the first" in out
+    (head / "origin.json").write_text(json.dumps({BY_STEP: [0.8, 0.75, 0.7, 0.7]}))
+    assert main(words) == 0
+    assert "acceptance of the head's steps" not in capsys.readouterr().out

@@ -81,6 +81,8 @@ def test_where_nothing_is_discarded_nothing_is_copied():
 def test_what_a_pass_verified():
     step = SimpleNamespace(scheduled_spec_decode_tokens={"a": [1, 2]})
     (one, two) = V1SinglePort(runner([7, 8])).verified(step, [[7, 8], [9]])
+    # Row a samples behind its token and both drafts, and kept the second sample.
+    assert (one.sampled_from, two.sampled_from) == (1, 3)
     assert (one.row, one.request_id, one.drafted, one.position, one.is_first) == (
         0,
         "a",

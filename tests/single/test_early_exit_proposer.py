@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from support.fake_runner import HIDDEN, FakePort
 
+from vllm_ppsd.drafter.interface import Wanted
 from vllm_ppsd.protocol import Draft
 from vllm_ppsd.runner.port import Verified
 from vllm_ppsd.single.proposer import EarlyExitProposer
@@ -17,10 +18,19 @@ from vllm_ppsd.single.proposer import EarlyExitProposer
 class Counting(EarlyExitProposer):
     """Drafts the token after the newest one; its probability is 0.9 for even tokens."""
 
-    def __init__(self, lengths: list[int], drafts: int, threshold: float, prompt: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: list[int],
+        drafts: int,
+        threshold: float,
+        prompt: int = 1,
+        head_steps: int = 1,
+    ) -> None:
         super().__init__(vllm_config=None)  # type: ignore[arg-type]
         self._lengths, self._prompt = lengths, prompt
-        config: Any = SimpleNamespace(max_drafts=drafts, draft_threshold=threshold, head_steps=1)
+        config: Any = SimpleNamespace(
+            max_drafts=drafts, draft_threshold=threshold, head_steps=head_steps
+        )
         self.adopt(FakePort(), config)
         self.batches: list[tuple[list[int], list[int]]] = []
 
@@ -100,3 +110,60 @@ def test_the_rate_of_a_request_that_left_is_forgotten():
         proposer.after([[5]], {"r0": [1]})
     proposer.forget(["r0"])
     assert len(proposer._acceptance) == 0
+
+
+class GoingOn(Counting):
+    """As ``Counting``, by a head that goes on from final states of as many as the row."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, head_steps=4)
+        self.drafter: Any = self
+        self.asked: list[tuple[list[float], list[int], list[Wanted]]] = []
+
+    def go_on(
+        self, final: torch.Tensor, tokens: list[int], wanted: list[Wanted], promising: Any
+    ) -> list[list[Draft]]:
+        self.asked.append((final[:, 0].tolist(), list(tokens), list(wanted)))
+        bursts: list[list[Draft]] = []
+        for token, one in zip(tokens, wanted, strict=True):
+            burst = [Draft(token + 1)]
+            while len(burst) < one.length and promising(one, self.probability(burst[-1].token)):
+                burst.append(Draft(burst[-1].token + 1))
+            bursts.append(burst)
+        return bursts
+
+    @staticmethod
+    def probability(token: int) -> float:
+        return 0.9 if token % 2 == 0 else 0.1
+
+
+def test_a_head_that_goes_on_starts_from_the_state_that_was_sampled_from():
+    proposer = GoingOn([10, 20, 30], drafts=3, threshold=0.0)
+    verified = [
+        Verified(0, "r0", [4, 5], 2, 9, False, sampled_from=1),
+        Verified(2, "r2", [7], 0, 29, False, sampled_from=4),
+    ]
+    states = torch.arange(5.0)[:, None].expand(-1, HIDDEN)
+    assert proposer.propose(verified, states, rows=3) == [[6, 7, 8], [], [8, 9, 10]]
+    wanted = [Wanted(0, "r0", 10, length=3), Wanted(2, "r2", 30, length=3)]
+    assert proposer.asked == [([1.0, 4.0], [5, 7], wanted)]
+    assert proposer.batches == []
+
+
+def test_a_head_that_goes_on_stops_where_any_other_does():
+    for kind in (Counting, GoingOn):
+        proposer = kind([10, 20], drafts=3, threshold=0.5)
+        assert proposer.after([[5], [6]], {}) == [[6, 7], [7]]
+        proposer = kind([98, 99, 100], drafts=4, threshold=0.0)
+        assert proposer.after([[1], [1], [1]], {}) == [[2, 3], [2], []]
+        proposer = kind([11, 12], drafts=1, threshold=0.0, prompt=10)
+        assert proposer.after([[4], [5]], {}) == [[], [6]]
+
+
+def test_where_nothing_pays_a_head_does_not_go_on():
+    proposer = GoingOn([10], drafts=2, threshold=0.5)
+    for _ in range(40):
+        proposer.after([[5]], {"r0": [1]})
+    asked = len(proposer.asked)
+    assert proposer.after([[5]], {"r0": [1]}) == [[]]
+    assert len(proposer.asked) == asked

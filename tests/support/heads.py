@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from support.reference import Reference
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder, save
 from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 
@@ -20,21 +21,45 @@ def write_lens(model: Path, folder: Path, deeper_layers: Sequence[int]) -> str:
     return str(folder)
 
 
-def with_steps(head: Path | str, folder: Path, steps: int = 4, noise: float = 0.02) -> str:
-    """Copy a transformer head of one step into one that goes on, by a random fusion.
+def with_steps(
+    head: Path | str,
+    folder: Path,
+    steps: int = 4,
+    texts: Sequence[Sequence[int]] = (),
+    model: Path | None = None,
+) -> str:
+    """Copy a transformer head of one step into one that goes on; return its folder.
 
-    The fusion is the token's embedding and a little of everything else: what goes on from there
-    is right now and then.
+    Args:
+        head: folder of the head of one step.
+        folder: to write.
+        steps: of the new head.
+        texts: of the target, which its fusion is fitted to (its drafts are then right now and
+            then); else it is random.
+        model: folder of the target, where there are texts.
     """
     old = ExitHeadFolder.open(head)
     config = old.config.model_copy(update={"steps": steps, "format_version": 2})
     tensors = old.tensors()
-    dtype = tensors["norm.weight"].dtype
-    hidden = config.target.hidden_size
-    generator = torch.Generator().manual_seed(0)
-    fuse = noise * torch.randn(hidden, 2 * hidden, generator=generator)
-    fuse[:, hidden:] += torch.eye(hidden)
-    tensors["fuse.weight"] = fuse.to(dtype)
-    tensors["fuse.bias"] = (noise * torch.randn(hidden, generator=generator)).to(dtype)
+    hidden, dtype = config.target.hidden_size, tensors["norm.weight"].dtype
+    fuse = 0.02 * torch.randn(hidden, 2 * hidden + 1, generator=torch.Generator().manual_seed(0))
+    if model is not None:
+        fuse = _fitted(model, config.exit_layer, texts)
+    tensors["fuse.weight"] = fuse[:, :-1].to(dtype)
+    tensors["fuse.bias"] = fuse[:, -1].to(dtype)
     save(folder, config, tensors)
     return str(folder)
+
+
+def _fitted(model: Path, exit_layer: int, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Fit exit states to the final state before and the token, [hidden, 2 * hidden + 1]."""
+    reference = Reference(model)
+    inputs, outputs = [], []
+    for text in texts:
+        exits, finals = reference.states(text, exit_layer)
+        embedded = reference.embedded(text[1:])
+        inputs.append(torch.cat([finals[:-1], embedded, torch.ones(len(text) - 1, 1)], dim=1))
+        outputs.append(exits[1:])
+    x, y = torch.cat(inputs), torch.cat(outputs)
+    ridge = 1e-3 * torch.eye(x.shape[1]) * x.square().sum() / x.shape[1]
+    return torch.linalg.solve(x.T @ x + ridge, x.T @ y).T

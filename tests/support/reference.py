@@ -53,6 +53,20 @@ class Reference:
         return logits[0]
 
     @torch.inference_mode()
+    def states(self, tokens: Sequence[int], layers: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states behind so many layers, and the LM head's input, [tokens, hidden]."""
+        output = self._model(
+            torch.tensor([list(tokens)]), use_cache=False, output_hidden_states=True
+        )
+        return output.hidden_states[layers][0], output.hidden_states[-1][0]
+
+    @torch.inference_mode()
+    def embedded(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the rows of the input embedding, [tokens, hidden]."""
+        rows: torch.Tensor = self._model.model.embed_tokens.weight[list(tokens)]
+        return rows
+
+    @torch.inference_mode()
     def logits_of(self, states: torch.Tensor) -> torch.Tensor:
         """Return the logits, [tokens, vocabulary], of the last layer's states, [tokens, hidden]."""
         decoder = self._model.model

@@ -117,6 +117,30 @@ def test_a_multi_depth_head_goes_on_from_one_of_the_exit_alone(recipe: Recipe, t
         fit(back, work, tmp_path / "third", "three")
 
 
+def test_a_head_gains_steps_and_keeps_its_first(recipe: Recipe, tmp_path: Path):
+    work, first, second = tmp_path / "work", tmp_path / "first", tmp_path / "second"
+    before = fit(recipe, work, first, "one")
+    assert ExitHeadFolder.open(first).config.steps == 1
+    onwards = recipe.model_copy(update={"from_head": str(first), "steps": 3})
+    result = fit(onwards, work, second, "two")
+    assert first_validation(second) == pytest.approx(before.acceptance, abs=0.03), "as bfloat16"
+    assert len(result.given) == 3 and 1 < result.tokens < 4
+    folder = ExitHeadFolder.open(second)
+    assert folder.config.steps == 3
+    assert folder.tensors()["fuse.weight"].shape == (128, 256)
+    back = recipe.model_copy(update={"from_head": str(second)})
+    with pytest.raises(TrainingError, match="set steps to 3"):
+        fit(back, work, tmp_path / "third", "three")
+
+
+def test_a_round_may_bring_steps_to_a_new_head(recipe: Recipe, tmp_path: Path):
+    rounds = ({}, {"steps": 2})
+    both = Recipe.model_validate(recipe.model_dump(exclude={"rounds"}) | {"rounds": rounds})
+    result = fit(both, tmp_path / "work", tmp_path / "head", "both")
+    assert len(result.given) == 2
+    assert ExitHeadFolder.open(tmp_path / "head").config.steps == 2
+
+
 @pytest.mark.parametrize("deeper", [(2, 6), (5,), (6, 5), (5, 5, 6)])
 def test_deeper_layers_that_are_no_stages_ends_are_refused(
     deeper: tuple[int, ...], recipe: Recipe, tmp_path: Path

@@ -13,9 +13,10 @@ from vllm_ppsd.exit_head.create import describe_target, head_config
 from vllm_ppsd.exit_head.deeper import rms_normalize
 from vllm_ppsd.training.acceptance import validate
 from vllm_ppsd.training.build import read_lm_head, untrained
+from vllm_ppsd.training.chains import chains_of
 from vllm_ppsd.training.dataset import StateSet
 from vllm_ppsd.training.packing import pack
-from vllm_ppsd.training.ridge import Ridge, fit_input_map, fit_output_map
+from vllm_ppsd.training.ridge import Ridge, fit_fusion, fit_input_map, fit_output_map
 
 
 @pytest.fixture
@@ -92,3 +93,22 @@ def test_the_input_map_carries_the_states_to_where_the_layers_start(
             mapped = mapped + head.deeper_in[0](rms_normalize(batch.deeper[:, 0].float()))
     error = (mapped - goal).square().mean() / goal.square().mean()
     assert error < 0.01
+
+
+def test_the_fusion_finds_what_the_next_position_reads(model: str, tmp_path: Path):
+    """What step 1 reads there is affine in the embedding of the token before."""
+    write_states(tmp_path / "states", [(4, 12)] * 80, exit_layer=3, lm_head=read_lm_head(model))
+    states = StateSet(tmp_path / "states", 3)
+    config = head_config(
+        describe_target(Path(model)), exit_layer=3, head_type="transformer", steps=2
+    )
+    head, _ = untrained(model, config, None)
+    batch = states.batch(states.documents, final=True)
+    turn = torch.randn(128, 128, generator=torch.Generator().manual_seed(0)) / 12
+    starts = chains_of(batch, 2).starts
+    read = head.embedding[batch.next[starts]] @ turn + 1
+    batch.states[batch.rows[starts + 1]] = read.bfloat16()
+    fit_fusion(head, [batch])
+    for final in (head.predicted(batch.states, batch.lengths, batch.rows), batch.final.float()):
+        fused = head.fused(final[starts], batch.next[starts])
+        assert (fused - read).square().mean() < 0.05 * read.var()

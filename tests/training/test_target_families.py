@@ -141,7 +141,7 @@ def test_a_new_head_is_the_targets_first_layers_and_learns(
     )
     head, vocabulary = untrained(str(model), config, None)
     with torch.no_grad():
-        initial = head(batch.states, batch.lengths, torch.arange(len(batch.states)))
+        (initial,) = head(batch.states, batch.lengths, torch.arange(len(batch.states)))
     expected = said(own, documents, EXIT_LAYER + config.num_layers)
     torch.testing.assert_close(initial.softmax(dim=-1), expected, rtol=0, atol=1e-4)
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3)
@@ -151,7 +151,7 @@ def test_a_new_head_is_the_targets_first_layers_and_learns(
         for parameter in head.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     for _ in range(3):
-        logits = head(batch.states, batch.lengths, batch.rows)
+        (logits,) = head(batch.states, batch.lengths, batch.rows)
         loss = distillation_loss(logits, batch, vocabulary, DIVERGENCE)
         optimiser.zero_grad()
         loss.backward()

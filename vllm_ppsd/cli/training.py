@@ -165,7 +165,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from vllm_ppsd.training.evaluate import evaluate, print_evaluations
 
-    rows = evaluate(
+    rows, bursts = evaluate(
         arguments.heads,
         arguments.model,
         arguments.prompts,
@@ -174,5 +174,5 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.max_tokens,
         arguments.temperature,
     )
-    print_evaluations(rows, arguments.stages, arguments.temperature)
+    print_evaluations(rows, bursts, arguments.stages, arguments.temperature)
     return 0

@@ -26,6 +26,7 @@ def init_head(
     exit_layer: int,
     head_type: HeadType = "lens",
     num_layers: int = 1,
+    steps: int = 1,
     draft_token_ids: list[int] | None = None,
 ) -> ExitHeadConfig:
     """Write an untrained head, of ``initial_tensors``.
@@ -38,6 +39,7 @@ def init_head(
         exit_layer=exit_layer,
         head_type=head_type,
         num_layers=num_layers,
+        steps=steps,
         draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
     )
     tensors = initial_tensors(model, config)

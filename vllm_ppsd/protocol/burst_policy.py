@@ -15,13 +15,11 @@ import msgspec
 from vllm_ppsd.protocol.acceptance import STEPS, Rates, StepBook
 from vllm_ppsd.protocol.burst_value import tokens_per_second
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
-
-DOUBT = 500
-"""Ticks without drafts after which low acceptance rates are mostly doubted, and tried anew."""
+from vllm_ppsd.protocol.load import DOUBT
 
 EQUAL = 0.99
-"""Of plans that promise this share of the best one's yield, the one of least depth is taken: less
-is thrown away, and several requests stay together."""
+"""Of plans for several requests that promise this share of the best one's yield, the one of least
+depth is taken: less is thrown away, and requests stay together."""
 
 BETTER = 1.02
 """Times what a plan yields that another must promise to take its place."""
@@ -29,10 +27,13 @@ BETTER = 1.02
 LONG = 4
 """Tokens of a following lane where the search for long lanes starts."""
 
-PATIENCE = 32
+PATIENCE = 64
 """Ticks between two looks at a request's plan, unless the number of requests changes."""
 
-GRAIN = 0.03
+JITTER = 0.02
+"""Share by which a head step's time is taken to vary."""
+
+GRAIN = 0.01
 """Inputs that differ by less than this share are taken as equal."""
 
 REMEMBERED = 4000
@@ -121,7 +122,10 @@ class BurstPolicy:
         if known is None:
             if len(self._values) >= REMEMBERED:
                 self._values.clear()
-            known = self._values[key] = tokens_per_second(plan, times, rates, requests)
+            # Where a verdict comes just as stage 0 begins something, a little more or less
+            # decides; no pass takes exactly as long as another.
+            values = [tokens_per_second(plan, near, rates, requests) for near in _about(times)]
+            known = self._values[key] = sum(values) / len(values)
         return known
 
     def ranked(self, times: StageTimes, rates: Rates, requests: int) -> dict[str, BurstPlan]:
@@ -148,7 +152,7 @@ class BurstPolicy:
             starts = (chain, msgspec.structs.replace(long, depth=depth))
             bursts = long = max((self._climb(start, worth) for start in starts), key=worth)
             for name, plan in (("one token a lane", chain), ("bursts", bursts)):
-                if name not in best or EQUAL * worth(plan) > worth(best[name]):
+                if name not in best or _equal(requests) * worth(plan) > worth(best[name]):
                     best[name] = plan
         return dict(sorted(best.items(), key=lambda item: -worth(item[1])))
 
@@ -165,14 +169,16 @@ class BurstPolicy:
 
         best = PLAIN
         if drafting:
-            equals = [plan for plan in drafting if worth(plan) >= EQUAL * worth(drafting[0])]
+            equals = [
+                plan for plan in drafting if worth(plan) >= _equal(requests) * worth(drafting[0])
+            ]
             best = min(equals, key=lambda plan: plan.depth)
         if before is not None and before != PLAIN and worth(best) < BETTER * worth(before):
             best = before
-        least = 1.0 if requests == 1 else self._margin
+        margin = 1.0 if requests == 1 else self._margin
         if before is not None:
-            least = least / BETTER if before != PLAIN else least * BETTER
-        if worth(best) < least * worth(PLAIN):
+            margin = margin / BETTER if before != PLAIN else margin * BETTER
+        if worth(best) < margin * worth(PLAIN):
             best = PLAIN
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
         return best
@@ -199,6 +205,22 @@ class BurstPolicy:
             for following in range(plan.following - 1, plan.following + 2):
                 if 0 <= reentry < self._steps and 1 <= following <= self._steps:
                     yield BurstPlan(reentry, following, plan.depth)
+
+
+def _equal(requests: int) -> float:
+    return EQUAL if requests > 1 else 1.0
+
+
+def _about(times: StageTimes) -> list[StageTimes]:
+    """Return times with a head that is a little faster, and one that is a little slower."""
+    return [
+        msgspec.structs.replace(
+            times,
+            first_step=times.first_step * factor,
+            continuation=times.continuation * factor,
+        )
+        for factor in (1 - JITTER, 1 + JITTER)
+    ]
 
 
 def _rounded_rates(rates: Rates) -> Rates:

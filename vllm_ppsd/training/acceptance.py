@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ppsd.sampling.noise import choose, exponential_noise, state
+from vllm_ppsd.training.by_step import StepCounts, burst_tokens, count_greedy
+from vllm_ppsd.training.chains import chains_of
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, distillation_loss
+from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, loss_by_steps
 from vllm_ppsd.training.recipe import Optimisation
 
 ROWS = 256
@@ -27,12 +29,16 @@ class Validation:
             ``acceptance`` on greedy text.
         loss: mean distillation loss.
         rows: how many drafts were judged.
+        given: acceptance by step, given that all steps before were right.
+        tokens: of a burst of all steps that the head is trained for, the target's included.
     """
 
     acceptance: float
     agreement: float
     loss: float
     rows: int
+    given: list[float]
+    tokens: float
 
 
 @torch.no_grad()
@@ -47,15 +53,26 @@ def validate(
     head.eval()
     hits = agreements = rows = 0
     loss = 0.0
+    counts = StepCounts()
     for batch in batches:
-        logits = head(batch.states, batch.lengths, batch.rows, batch.deeper)
-        drafts = vocabulary.tokens(logits.argmax(dim=-1))
+        chains = chains_of(batch, head.config.steps)
+        by_step = head(batch.states, batch.lengths, batch.rows, batch.deeper, chains)
+        drafts = vocabulary.tokens(by_step[0].argmax(dim=-1))
         hits += int((drafts == batch.next).sum())
         agreements += int((drafts == batch.top_ids[:, 0]).sum())
-        loss += distillation_loss(logits, batch, vocabulary, weights).item() * len(batch.rows)
+        loss += loss_by_steps(by_step, batch, chains, vocabulary, weights).item() * len(batch.rows)
         rows += len(batch.rows)
+        count_greedy(counts, by_step, batch, chains, vocabulary)
     head.train(was_training)
-    return Validation(hits / rows, agreements / rows, loss / rows, rows)
+    steps = counts.steps()
+    return Validation(
+        hits / rows,
+        agreements / rows,
+        loss / rows,
+        rows,
+        [step.given for step in steps],
+        burst_tokens(steps, len(steps)),
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ def judge_sampled(
     overlap = argmax = 0.0
     for batch in batches:
         assert batch.final is not None
-        drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper).float()
+        drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper)[0]
         for final, logits in zip(batch.final.split(ROWS), drafting.split(ROWS), strict=True):
             with torch.autocast(final.device.type, enabled=False):
                 target = head.shape.apply(final.float() @ lm_head.T) / temperature

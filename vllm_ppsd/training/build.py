@@ -36,8 +36,8 @@ def trained(
     Args:
         folder: the head.
         model: its target.
-        config: another than its own, which may differ in the exit layer, and in deeper
-            layers where it has none: their projections are then zero.
+        config: another than its own, which may differ in the exit layer, and in deeper layers
+            and steps where it has none: their maps are then zero.
 
     Raises:
         ExitHeadError: it was made for another model.
@@ -62,9 +62,21 @@ def read_lm_head(model: str) -> torch.Tensor:
     Raises:
         TrainingError: there is none.
     """
+    tied = AutoConfig.from_pretrained(model_folder(model)).tie_word_embeddings
+    return _read(model, EMBEDDING if tied else LM_HEAD)
+
+
+def read_embedding(model: str) -> torch.Tensor:
+    """Return the target's input embedding, [vocabulary, hidden], from its safetensors.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    return _read(model, EMBEDDING)
+
+
+def _read(model: str, name: str) -> torch.Tensor:
     folder = model_folder(model)
-    tied = AutoConfig.from_pretrained(folder).tie_word_embeddings
-    name = EMBEDDING if tied else LM_HEAD
     tensors = read_tensors(folder, name)
     if name not in tensors:
         raise TrainingError(f"{folder} holds no tensor {name}")
@@ -83,7 +95,8 @@ def _build(
     lm_head = read_lm_head(model)[: config.target.vocab_size]
     if draft_token_ids is not None:
         lm_head = lm_head[draft_token_ids]
-    head = TrainableHead(config, skeleton.model, lm_head)
+    embedding = read_embedding(model) if config.steps > 1 else None
+    head = TrainableHead(config, skeleton.model, lm_head, embedding)
     try:
         head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:

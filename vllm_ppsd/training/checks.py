@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pydantic import ValidationError
 
 from vllm_ppsd.config.errors import TrainingError, problems
@@ -53,6 +55,7 @@ def recipe_head(recipe: Recipe) -> ExitHeadConfig:
             output_map=recipe.output_map,
             draft_vocab_size=rows if rows and rows < target.vocab_size else None,
             deeper_layers=recipe.deeper_layers,
+            steps=recipe.steps,
         )
     except ValidationError as error:
         raise TrainingError(f"no such head for {recipe.model}: {problems(error, 'head')}") from None
@@ -66,13 +69,16 @@ def check_recipe(recipe: Recipe) -> None:
         ExitHeadError: the target takes no such heads, or the head to go on from is broken, or
             made for another model.
     """
-    config = recipe_head(recipe)
+    rounds = recipe.each_round()
+    configs = [recipe_head(one) for one in rounds]
     check_loadable(recipe.model)
     if recipe.from_head:
-        _check_starting_head(recipe, config)
+        _check_starting_head(recipe, configs[0])
     else:
-        untrained(recipe.model, config, None)
-    for one in recipe.each_round():
+        untrained(recipe.model, configs[0], None)
+    for before, after in pairwise(configs):
+        _check_steps(before, after)
+    for one in rounds:
         prompts = read_prompts(one.data) if one.data else []
         documents = len(prompts) * one.generation.samples
         held_out = one.optimisation.validation_documents
@@ -98,4 +104,14 @@ def _check_starting_head(recipe: Recipe, asked: ExitHeadConfig) -> None:
         raise TrainingError(
             f"the head {folder.path} to go on from has {'; '.join(other)}; say the same in the "
             "recipe, or train from the start"
+        )
+    _check_steps(folder.config, asked)
+
+
+def _check_steps(before: ExitHeadConfig, after: ExitHeadConfig) -> None:
+    """Refuse to take continuations from a head that has them."""
+    if after.steps == 1 < before.steps:
+        raise TrainingError(
+            f"the head to go on from is trained for {before.steps} steps, the round behind it for "
+            f"1, which would spoil the others; set steps to {before.steps}"
         )

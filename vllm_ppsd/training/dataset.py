@@ -48,6 +48,17 @@ class Batch:
     final: torch.Tensor | None = None
     deeper: torch.Tensor | None = None
 
+    def at(self, rows: torch.Tensor) -> Batch:
+        """Return what the target says at some rows; int64 indices of them."""
+        return replace(
+            self,
+            rows=self.rows[rows],
+            next=self.next[rows],
+            top_ids=self.top_ids[rows],
+            top_logprobs=self.top_logprobs[rows],
+            final=None if self.final is None else self.final[rows],
+        )
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
         tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)}

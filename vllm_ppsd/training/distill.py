@@ -24,9 +24,9 @@ from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import most_frequent
 from vllm_ppsd.training.packing import pack
-from vllm_ppsd.training.recipe import Recipe
+from vllm_ppsd.training.recipe import Optimisation, Recipe
 from vllm_ppsd.training.record import round_origin, write_record
-from vllm_ppsd.training.ridge import fit_input_map, fit_output_map
+from vllm_ppsd.training.ridge import fit_fusion, fit_input_map, fit_output_map
 from vllm_ppsd.training.rounds import ORIGIN, RoundRun, rounds_of
 from vllm_ppsd.training.states import cache_states
 from vllm_ppsd.training.target import compute_dtype
@@ -124,9 +124,14 @@ def _fit(one: RoundRun, accelerator: Accelerator, command: str) -> None:
         counts = states.token_counts(documents, config.target.vocab_size)
         token_ids = most_frequent(counts, config.draft_vocab_size)
         head, vocabulary = untrained(recipe.model, config, token_ids)
+        start = None
     head.to(accelerator.device)
-    if not recipe.from_head:
+    if start is None:
         _fit_maps(one, head, states, documents, accelerator.device)
+    if config.steps > 1 and (start is None or start.config.steps == 1):
+        with Console().status("fitting the fusion by ridge regression"):
+            some = _some(documents, settings)
+            fit_fusion(head, (states.batch(p, final=True).to(accelerator.device) for p in some))
     validation = Fit(head, states, vocabulary, settings, one.folder, accelerator).run()
     if accelerator.is_main_process:
         origin = json.dumps(round_origin(recipe, states, asdict(validation), command), indent=2)
@@ -143,8 +148,7 @@ def _fit_maps(
 ) -> None:
     """Give the maps of a new head their start; the output map's depends on the input map's."""
     recipe, settings = one.recipe, one.recipe.optimisation
-    packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
-    some = packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]
+    some = _some(documents, settings)
     if recipe.start_layer is not None:
         goals = StateSet(one.work / "states", recipe.start_layer, shards=recipe.shards)
         with Console().status("fitting the input map by ridge regression"):
@@ -152,3 +156,9 @@ def _fit_maps(
     if recipe.output_map:
         with Console().status("fitting the output map by ridge regression"):
             fit_output_map(head, (states.batch(p, final=True).to(device) for p in some))
+
+
+def _some(documents: Sequence[Place], settings: Optimisation) -> list[list[Place]]:
+    """Return the batches that maps are fitted on."""
+    packs = list(pack(documents, settings.batch_tokens, random.Random(settings.seed)))
+    return packs[: max(1, RIDGE_TOKENS // settings.batch_tokens)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from vllm_ppsd.training.acceptance import (
     validate,
 )
 from vllm_ppsd.training.build import read_lm_head, trained
-from vllm_ppsd.training.dataset import StateSet, cached_layers
+from vllm_ppsd.training.by_step import BEST, Step, burst_tokens, judge_steps
+from vllm_ppsd.training.dataset import Batch, StateSet, cached_layers
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache, Generation, Recipe
@@ -42,6 +44,21 @@ class Evaluation:
     result: Validation | Sampled
 
 
+@dataclass(frozen=True)
+class Burst:
+    """Bursts of one head with continuations, on all prompt sets.
+
+    Attributes:
+        known: whether all drafts are continuations, behind a known token; else the first is
+            behind an exit state.
+        steps: acceptance by step.
+    """
+
+    head: str
+    known: bool
+    steps: list[Step]
+
+
 def evaluate(
     heads: Sequence[Path],
     model: str,
@@ -50,8 +67,8 @@ def evaluate(
     device: torch.device,
     max_tokens: int,
     temperature: float = 0.0,
-) -> list[Evaluation]:
-    """Return the acceptance of every head on every prompt set.
+) -> tuple[list[Evaluation], list[Burst]]:
+    """Return the acceptance of every head on every prompt set, and of bursts on all of them.
 
     Args:
         heads: exit-head folders.
@@ -77,33 +94,47 @@ def evaluate(
     recipe = evaluation_recipe(model, exits[0], prompts, max_tokens, device, temperature)
     generate(recipe, work, device)
     cache_states(model, Cache(), exits, work, device)
-    lm_head = read_lm_head(model).to(device) if temperature else None
+    lm_head = read_lm_head(model).to(device)
     rows: list[Evaluation] = []
+    bursts: list[Burst] = []
     for folder in folders:
         states = StateSet(work / "states", folder.config.exit_layer, folder.config.deeper_layers)
         head, vocabulary = trained(folder, model)
         head.to(device)
         sources = sorted({place.source for place in states.documents})
         for source in [*sources, OVERALL]:
-            wanted = [d for d in states.documents if source in (d.source, OVERALL)]
-            with (
-                Console().status(f"{folder.path.name} on {source}"),
-                torch.autocast(
-                    device.type, torch.bfloat16, enabled=compute_dtype(device) == torch.bfloat16
-                ),
-            ):
-                batches = (
-                    states.batch(p, final=lm_head is not None).to(device)
-                    for p in pack(wanted, BATCH_TOKENS)
-                )
+            with _at_work(f"{folder.path.name} on {source}", device):
+                batches = _batches(states, source, device)
                 result = (
-                    validate(head, batches, vocabulary)
-                    if lm_head is None
-                    else judge_sampled(head, batches, vocabulary, lm_head, temperature)
+                    judge_sampled(head, batches, vocabulary, lm_head, temperature)
+                    if temperature
+                    else validate(head, batches, vocabulary)
                 )
             exit_layer = folder.config.exit_layer
             rows.append(Evaluation(folder.path.name, exit_layer, source, result))
-    return rows
+        for known in (False, True) if folder.config.steps > 1 else ():
+            with _at_work(f"bursts of {folder.path.name}", device):
+                batches = _batches(states, OVERALL, device)
+                steps = judge_steps(head, batches, vocabulary, lm_head, temperature, known)
+            bursts.append(Burst(folder.path.name, known, steps))
+    return rows, bursts
+
+
+def _batches(states: StateSet, source: str, device: torch.device) -> Iterator[Batch]:
+    wanted = [d for d in states.documents if source in (d.source, OVERALL)]
+    return (states.batch(p, final=True).to(device) for p in pack(wanted, BATCH_TOKENS))
+
+
+@contextmanager
+def _at_work(text: str, device: torch.device) -> Iterator[None]:
+    """Say what is under way, and compute as training does."""
+    with (
+        Console().status(text),
+        torch.autocast(
+            device.type, torch.bfloat16, enabled=compute_dtype(device) == torch.bfloat16
+        ),
+    ):
+        yield
 
 
 def evaluation_recipe(
@@ -129,8 +160,13 @@ def evaluation_recipe(
     )
 
 
-def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: float = 0.0) -> None:
-    """Print one line per head and prompt set."""
+def print_evaluations(
+    rows: Sequence[Evaluation],
+    bursts: Sequence[Burst],
+    stages: int,
+    temperature: float = 0.0,
+) -> None:
+    """Print one line per head and prompt set, and tables of the bursts."""
     columns = ["head", "exit layer", "prompts", "tokens", "acceptance"]
     sampled = ["overlap", "argmax drafts"] if temperature else []
     table = Table(*columns, *sampled, f"speedup at {stages} stages")
@@ -152,3 +188,22 @@ def print_evaluations(rows: Sequence[Evaluation], stages: int, temperature: floa
     Console().print(table)
     text = f"text at temperature {temperature:g}, coupled drafts" if temperature else "greedy text"
     Console().print(f"speedup over a plain pipeline of equal stages, n / (α + n(1 - α)); {text}")
+    for burst in bursts:
+        Console().print(_table_of(burst))
+
+
+def _table_of(burst: Burst) -> Table:
+    behind = "a known token, from the target's final state" if burst.known else "an exit state"
+    table = Table(title=f"{burst.head}: bursts behind {behind}", title_justify="left")
+    among = [f"among {k} best" for k in BEST]
+    for column in ("step", "acceptance", "given all before", *among, "tokens a burst"):
+        table.add_column(column)
+    for number, step in enumerate(burst.steps, start=1):
+        table.add_row(
+            str(number),
+            f"{step.acceptance:.3f}",
+            f"{step.given:.3f}",
+            *(f"{step.among[k]:.3f}" for k in BEST),
+            f"{burst_tokens(burst.steps, number):.2f}",
+        )
+    return table

@@ -19,9 +19,10 @@ from vllm_ppsd.config.errors import TrainingError
 from vllm_ppsd.files import read_json_lines, reading, write_whole
 from vllm_ppsd.tools.progress import Bar, progress
 from vllm_ppsd.training.acceptance import Validation, validate
+from vllm_ppsd.training.chains import chains_of
 from vllm_ppsd.training.dataset import Batch, StateSet
 from vllm_ppsd.training.head import TrainableHead
-from vllm_ppsd.training.loss import DraftVocabulary, distillation_loss
+from vllm_ppsd.training.loss import DraftVocabulary, loss_by_steps
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation
 
@@ -31,6 +32,10 @@ LOG_EVERY = 20
 
 WARMUP = 0.03
 """Share of the steps with a rising learning rate."""
+
+KNOWN = 0.5
+"""Share of the chains that go on from the target's final state, as behind a known token; the
+others go on from the head's own prediction."""
 
 WEIGHT_DECAY, CLIP = 0.01, 1.0
 DEEPER_RATE = 0.2
@@ -58,8 +63,9 @@ class Progress:
 class Fit:
     """One training run over the documents of a ``StateSet``.
 
-    The weights that are kept are those of the highest acceptance on held-out text; where
-    coupled drafts are trained for, those of the least loss, which is then the rate of misses.
+    The weights that are kept are those of the most tokens a burst on held-out text (the highest
+    acceptance, where the head has one step); where coupled drafts are trained for, those of the
+    least loss, which is then the rate of misses.
 
     Args:
         head: with its starting weights.
@@ -81,6 +87,7 @@ class Fit:
     ) -> None:
         self._states, self._vocabulary, self._settings = states, vocabulary, settings
         self._folder, self._accelerator = folder, accelerator
+        self._steps_trained = head.config.steps
         self._training, self._held_out = states.split(settings.validation_documents, settings.seed)
         self._steps = self._count_steps()
         optimiser = torch.optim.AdamW(
@@ -122,9 +129,10 @@ class Fit:
         return self._validation()
 
     def _step(self, batch: Batch) -> None:
+        chains = chains_of(batch, self._steps_trained, KNOWN) if self._steps_trained > 1 else None
         with self._accelerator.autocast():
-            logits = self._head(batch.states, batch.lengths, batch.rows, batch.deeper)
-        loss = distillation_loss(logits, batch, self._vocabulary, self._settings)
+            logits = self._head(batch.states, batch.lengths, batch.rows, batch.deeper, chains)
+        loss = loss_by_steps(logits, batch, chains, self._vocabulary, self._settings)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self._at.step}; lower the learning rate"
@@ -152,7 +160,8 @@ class Fit:
                     continue
                 if done > self._steps:
                     return
-                yield self._states.batch(packs[first + rank]).to(self._accelerator.device)
+                batch = self._states.batch(packs[first + rank], final=self._steps_trained > 1)
+                yield batch.to(self._accelerator.device)
 
     def _epoch(self, epoch: int) -> list[Any]:
         rng = random.Random(self._settings.seed * 1000 + epoch)
@@ -184,7 +193,7 @@ class Fit:
         """Validate, log, and keep the weights if they are the best so far."""
         validation = self._validation()
         self._log({"validation": asdict(validation)})
-        score = -validation.loss if self._settings.coupled_weight else validation.acceptance
+        score = -validation.loss if self._settings.coupled_weight else validation.tokens
         if score >= self._at.score:
             self._at.score, self._at.best = score, validation.acceptance
             weights = {name: tensor.cpu() for name, tensor in self._bare.state_dict().items()}

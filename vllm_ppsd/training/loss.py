@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
+from vllm_ppsd.training.chains import Chains
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.recipe import Optimisation
 
@@ -14,6 +16,9 @@ DIVERGENCE = Optimisation()
 
 OUTSIDE = -1
 """Draft index of a token that the head cannot draft."""
+
+STEP_DECAY = 0.8
+"""Weight of a further step's loss, relative to the step before."""
 
 NEVER = -20.0
 """Log probability of what does not happen; small enough that it moves nothing."""
@@ -53,6 +58,30 @@ def most_frequent(counts: torch.Tensor, size: int | None) -> torch.Tensor | None
     if size is None or size >= len(counts):
         return None
     return counts.argsort(descending=True, stable=True)[:size].sort().values
+
+
+def loss_by_steps(
+    logits: Sequence[torch.Tensor],
+    batch: Batch,
+    chains: Chains | None,
+    vocabulary: DraftVocabulary,
+    weights: Optimisation,
+) -> torch.Tensor:
+    """Return the mean of all steps' ``distillation_loss``, each weighing less than the one before.
+
+    Args:
+        logits: of every step, as ``TrainableHead.forward`` returns them.
+        chains: whose rows further steps draft behind.
+    """
+    total, weighed = torch.zeros((), device=batch.rows.device), 0.0
+    for step, of_step in enumerate(logits, start=1):
+        if not len(of_step):
+            break
+        targets = batch if step == 1 or chains is None else batch.at(chains.rows(step))
+        weight = STEP_DECAY ** (step - 1)
+        total = total + weight * distillation_loss(of_step, targets, vocabulary, weights)
+        weighed += weight
+    return total / weighed
 
 
 def distillation_loss(

@@ -10,11 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from vllm_ppsd.training.chains import ChainEntries
 
 PACKED = "ppsd_packed"
 
@@ -92,7 +95,7 @@ def packed_attention(
     documents = [
         scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
         if plain
-        else _masked(q, k, v, scale, window, soft_cap)
+        else masked_attention(q, k, v, _causal(q, window), scale, soft_cap)
         for q, k, v in zip(
             *(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True
         )
@@ -100,19 +103,21 @@ def packed_attention(
     return torch.cat(documents, dim=2).transpose(1, 2)
 
 
-def _masked(
+def _causal(query: torch.Tensor, window: int | None) -> torch.Tensor:
+    size = query.shape[2]
+    seen = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
+    return seen if window is None else seen.triu(1 - window)
+
+
+def masked_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    seen: torch.Tensor,
     scale: float | None,
-    window: int | None,
     soft_cap: float | None,
 ) -> torch.Tensor:
-    """Attend within one document; arguments and result as of PyTorch's attention."""
-    size = query.shape[2]
-    seen = torch.ones(size, size, dtype=torch.bool, device=query.device).tril()
-    if window is not None:
-        seen = seen.triu(1 - window)
+    """Attend where ``seen``, bool [queries, keys]; the rest as of PyTorch's attention."""
     if soft_cap is None:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=seen, scale=scale, enable_gqa=True
@@ -152,9 +157,15 @@ def _forward(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed_lengths: Sequence[int] = (),
+    entries: ChainEntries | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface; the mask is made here."""
+    if entries is not None and entries.step > 1:
+        attended = entries.attend(module, query, key, value, scaling, sliding_window, softcap)
+        return attended, None
+    if entries is not None:
+        entries.keep(module, key, value)
     attended = packed_attention(query, key, value, packed_lengths, scaling, sliding_window, softcap)
     return attended, None
 

@@ -100,10 +100,13 @@ class Round(_Part):
     Attributes:
         data: JSONL files of prompts (see ``vllm_ppsd.tools.prompts``).
         shards: of the text, how many are written and used; None for all.
+        steps: draft steps that the head is trained for; further ones than those of the head that
+            a round goes on from start from ridge regression.
     """
 
     data: tuple[str, ...] = ()
     shards: int | None = Field(default=None, ge=1)
+    steps: int = Field(default=1, ge=1, le=8)
     generation: Generation = Generation()
     cache: Cache = Cache()
     optimisation: Optimisation = Optimisation()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vllm_ppsd.exit_head.deeper import rms_normalize
+from vllm_ppsd.training.chains import chains_of
 from vllm_ppsd.training.dataset import Batch
 from vllm_ppsd.training.head import TrainableHead
 
@@ -97,6 +98,31 @@ def fit_input_map(head: TrainableHead, batches: Iterable[tuple[Batch, torch.Tens
         weight = 1 / goal.square().mean(dim=1, keepdim=True)
         ridge.add(_with(states, batch.deeper), goal - states, weight)
     _set([head.input_map, *head.deeper_in], *ridge.solve(INPUT_PENALTY * ridge.squares))
+
+
+@torch.no_grad()
+def fit_fusion(head: TrainableHead, batches: Iterable[Batch]) -> None:
+    """Set ``head.fuse`` to the ridge solution over ``batches``, for what step 1 reads.
+
+    It predicts that from the final state of the position before, the head's own and the
+    target's alike, and the embedding of the token between. Tokens weigh as in
+    ``fit_input_map``.
+
+    Args:
+        batches: with ``final`` set.
+    """
+    assert head.fuse is not None and head.embedding is not None
+    ridge = Ridge(head.fuse.in_features, head.fuse.out_features)
+    for batch in batches:
+        assert batch.final is not None
+        starts = chains_of(batch, 2).starts
+        predicted = head.predicted(batch.states, batch.lengths, batch.rows, batch.deeper)
+        embedded = head.embedding[batch.next[starts]].double()
+        goal = head.input(batch.states, batch.deeper)[batch.rows[starts + 1]].double()
+        weight = 1 / goal.square().mean(dim=1, keepdim=True)
+        for final in (predicted, batch.final):
+            ridge.add(torch.cat([final[starts].double(), embedded], dim=1), goal, weight)
+    _set([head.fuse], *ridge.solve(INPUT_PENALTY * ridge.squares))
 
 
 def _with(states: torch.Tensor, deeper: torch.Tensor | None) -> torch.Tensor:

@@ -1,0 +1,196 @@
+"""Acceptance by step: of the draft behind an exit state, and of each continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from vllm_ppsd.sampling.noise import exponential_noise, state
+from vllm_ppsd.training.chains import Chains, chains_of
+from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.head import TrainableHead
+from vllm_ppsd.training.loss import DraftVocabulary
+
+ROWS = 256
+"""Rows that noise of the target's vocabulary is made for at once."""
+
+LONGEST = 8
+"""Drafts that are judged in a burst."""
+
+BEST = (2, 4, 8)
+"""How many of the head's best tokens a figure *among the k best* looks at."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One draft step on text that the target wrote.
+
+    Attributes:
+        acceptance: share of drafts that are the target's token.
+        given: the same, of those chains whose drafts were right in all steps before; 0 where
+            there are none.
+        joint: share of chains whose drafts are right up to this step.
+        among: share of the target's tokens among the head's k best, by k.
+        rows: how many drafts were judged.
+    """
+
+    acceptance: float
+    given: float
+    joint: float
+    among: dict[int, float]
+    rows: int
+
+
+def burst_tokens(steps: Sequence[Step], drafts: int) -> float:
+    """Return the tokens that a burst of so many drafts stands for on average.
+
+    That is the drafts accepted before the first miss, and the target's own token behind them.
+    """
+    return 1 + sum(step.joint for step in steps[:drafts])
+
+
+@dataclass
+class StepCounts:
+    """Counts hits of chains, step by step.
+
+    Chains are given batch by batch; within a batch, first step to last.
+    """
+
+    _counts: list[dict[str, int]] = field(default_factory=list)
+    _alive: torch.Tensor | None = None
+
+    def begin(self, chains: int, device: torch.device) -> None:
+        """A batch of chains begins, all right so far."""
+        self._alive = torch.ones(chains, dtype=torch.bool, device=device)
+
+    def judge(self, step: int, best: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Take in a step of every chain.
+
+        Args:
+            step: from 1.
+            best: int64 [chains, k], the head's best tokens, best first.
+            tokens: int64 [chains], the target's.
+        """
+        assert self._alive is not None
+        while len(self._counts) < step:
+            self._counts.append(
+                dict.fromkeys(("rows", "hits", "before", "both", *map(str, BEST)), 0)
+            )
+        right = best == tokens[:, None]
+        hit = right[:, 0]
+        counts = self._counts[step - 1]
+        counts["rows"] += len(tokens)
+        counts["hits"] += int(hit.sum())
+        counts["before"] += int(self._alive.sum())
+        self._alive = self._alive & hit
+        counts["both"] += int(self._alive.sum())
+        for k in BEST:
+            counts[str(k)] += int(right[:, :k].any(dim=1).sum())
+
+    def steps(self) -> list[Step]:
+        """Return the figures of every step."""
+        return [
+            Step(
+                c["hits"] / c["rows"],
+                c["both"] / max(1, c["before"]),
+                c["both"] / c["rows"],
+                {k: c[str(k)] / c["rows"] for k in BEST},
+                c["rows"],
+            )
+            for c in self._counts
+            if c["rows"]
+        ]
+
+
+def count_greedy(
+    counts: StepCounts,
+    by_step: Sequence[torch.Tensor],
+    batch: Batch,
+    chains: Chains,
+    vocabulary: DraftVocabulary,
+) -> None:
+    """Take in a batch's greedy drafts, step by step; arguments as of ``loss_by_steps``."""
+    counts.begin(len(chains.starts), batch.rows.device)
+    for step, logits in enumerate(by_step, start=1):
+        rows = chains.rows(step)
+        best = (logits[rows] if step == 1 else logits).topk(max(BEST)).indices
+        counts.judge(step, vocabulary.tokens(best), batch.next[rows])
+
+
+@torch.no_grad()
+def judge_steps(
+    head: TrainableHead,
+    batches: Iterable[Batch],
+    vocabulary: DraftVocabulary,
+    lm_head: torch.Tensor,
+    temperature: float,
+    known: bool,
+) -> list[Step]:
+    """Return the acceptance of bursts of ``LONGEST`` drafts, by step.
+
+    At a temperature head and target draw with the same noise in every position. Each step reads
+    the text; that its token need not be the one drawn there with this noise is left out of
+    account.
+
+    Args:
+        head: with continuations.
+        batches: with ``final`` set.
+        vocabulary: what it can draft.
+        lm_head: the target's, [vocabulary, hidden].
+        temperature: that the text was written at; 0 for greedy drafts.
+        known: whether all drafts are continuations, behind a token that the target has chosen,
+            from its own final state; else the first is behind an exit state.
+    """
+    head.eval()
+    lm_head = lm_head[: head.config.target.vocab_size].float()
+    skipped = int(known)
+    counts = StepCounts()
+    for batch in batches:
+        chains = chains_of(batch, LONGEST + skipped, float(known))
+        if not chains.spans:
+            continue
+        by_step = head(batch.states, batch.lengths, batch.rows, batch.deeper, chains)
+        tokens, noise = batch.next, None
+        if temperature:
+            tokens, noise = _drawn(head, batch, vocabulary, lm_head, temperature)
+        counts.begin(len(chains.starts), batch.rows.device)
+        for step, logits in enumerate(by_step[skipped:], start=1 + skipped):
+            rows = chains.rows(step)
+            scores = logits[rows] if step == 1 else logits
+            if noise is not None:
+                scores = scores / temperature - noise[rows].log()
+            best = scores.topk(max(BEST)).indices
+            counts.judge(step - skipped, vocabulary.tokens(best), tokens[rows])
+    return counts.steps()
+
+
+def _drawn(
+    head: TrainableHead,
+    batch: Batch,
+    vocabulary: DraftVocabulary,
+    lm_head: torch.Tensor,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw the target's token at every row.
+
+    Returns:
+        int64 [rows]; and the noise of the tokens that the head can draft, float32 [rows, draft
+        vocabulary].
+    """
+    assert batch.final is not None
+    device = batch.rows.device
+    every = torch.arange(len(lm_head), device=device)
+    drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=device))
+    drawn, kept = [], []
+    for number, final in enumerate(batch.final.split(ROWS)):
+        with torch.autocast(device.type, enabled=False):
+            logits = head.shape.apply(final.float() @ lm_head.T) / temperature
+        # A generator's state for every row: any will do that no two rows share.
+        first = number * ROWS
+        states = torch.tensor([state(0, first + i) for i in range(len(final))], device=device)
+        noise = exponential_noise(states, every)
+        drawn.append((logits - noise.log()).argmax(dim=-1))
+        kept.append(noise[:, drawable])
+    return torch.cat(drawn), torch.cat(kept)
