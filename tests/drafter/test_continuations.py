@@ -39,11 +39,7 @@ class Adding:
     def __init__(self) -> None:
         self.seen: list[tuple[list[int], list[float], list[int]]] = []
 
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, None].expand(-1, 4)
-
-    def __call__(self, positions: Any, final: Any, embedded: Any) -> Guess:
-        tokens = embedded[:, 0]
+    def __call__(self, positions: Any, final: Any, tokens: Any) -> Guess:
         self.seen.append((positions.tolist(), final[:, 0].tolist(), tokens.tolist()))
         return guess(tokens + 1, final + 0.5)
 

@@ -67,8 +67,8 @@ def _record(worker) -> None:
     continuation = worker.ppsd.drafter._continuation
     forward, worker.seen = continuation.forward, []
 
-    def recording(positions, final, embedded):
-        guess = forward(positions, final, embedded)
+    def recording(positions, final, tokens):
+        guess = forward(positions, final, tokens)
         worker.seen.append((positions.item(), guess.logits[0].clone()))
         return guess
 

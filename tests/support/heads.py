@@ -42,7 +42,7 @@ def with_steps(
     config = old.config.model_copy(update={"steps": steps, "format_version": 2})
     tensors = old.tensors()
     hidden, dtype = config.target.hidden_size, tensors["norm.weight"].dtype
-    fuse = 0.02 * torch.randn(hidden, 2 * hidden + 1, generator=torch.Generator().manual_seed(0))
+    fuse = 0.2 * torch.randn(hidden, 2 * hidden + 1, generator=torch.Generator().manual_seed(0))
     if model is not None:
         fuse = _fitted(model, config.exit_layer, texts)
     tensors["fuse.weight"] = fuse[:, :-1].to(dtype)

@@ -125,8 +125,7 @@ class HeadDrafter:
                 min(wanted[i].length for i in places) - made,
             ) as positions:
                 for at in positions:
-                    embedded = self._continuation.embed(tokens)
-                    guess = self._continuation(at, final, embedded)
+                    guess = self._continuation(at, final, tokens)
                     final = guess.final
                     tokens = self._choose(guess, [wanted[i] for i in places], made)
                     steps.append(_Step(places, tokens, guess.probabilities))

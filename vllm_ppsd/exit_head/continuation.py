@@ -10,7 +10,7 @@ from vllm.config import VllmConfig
 from vllm_ppsd.exit_head.module import ExitHead, Guess
 
 
-@support_torch_compile(dynamic_arg_dims={"positions": 0, "final": 0, "embedded": 0})
+@support_torch_compile(dynamic_arg_dims={"positions": 0, "final": 0, "tokens": 0})
 class Continuation(nn.Module):
     """Drafts behind a token that no layer of the target has seen.
 
@@ -29,24 +29,17 @@ class Continuation(nn.Module):
         # Not submodules: the worker owns and loads both.
         self._head, self._embedding = [head], [embedding]
 
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the input embeddings of int64 [tokens] as they are stored, [tokens, hidden]."""
-        embedded: torch.Tensor = self._embedding[0](tokens)
-        return embedded
-
-    def forward(
-        self, positions: torch.Tensor, final: torch.Tensor, embedded: torch.Tensor
-    ) -> Guess:
+    def forward(self, positions: torch.Tensor, final: torch.Tensor, tokens: torch.Tensor) -> Guess:
         """Return one draft per token.
 
         Args:
             positions: int64 [tokens], where the tokens stand; entries of the head are written
                 there.
             final: [tokens, hidden], the LM head's input at the position before each.
-            embedded: [tokens, hidden], of ``embed``.
+            tokens: int64 [tokens]; their input embeddings are read as they are stored.
         """
-        return self._head[0].go_on(positions, final, embedded)
+        return self._head[0].go_on(positions, final, self._embedding[0](tokens))
 
     def warm_up(self, positions: torch.Tensor, final: torch.Tensor) -> None:
         """Run once on tokens of no meaning, which compiles; arguments as in ``forward``."""
-        self(positions, final, self.embed(torch.zeros_like(positions)))
+        self(positions, final, torch.zeros_like(positions))

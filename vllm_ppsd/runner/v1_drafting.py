@@ -74,7 +74,8 @@ def _group(
     lengths = (at + 1).to(torch.int32)
     starts = torch.arange(count + 1, dtype=torch.int32)
     device_starts = starts.to(device)
-    upper_bound = torch.tensor(positions, dtype=torch.int32) + 1
+    begins = torch.tensor(positions, dtype=torch.int32)
+    upper_bounds = begins + torch.arange(1, len(at) + 1, dtype=torch.int32)[:, None]
     longest = max(positions) + 1
 
     def common(step: int) -> CommonAttentionMetadata:
@@ -89,7 +90,7 @@ def _group(
             block_table_tensor=blocks,
             slot_mapping=slots[step],
             positions=at[step],
-            seq_lens_cpu_upper_bound=upper_bound + step,
+            seq_lens_cpu_upper_bound=upper_bounds[step],
         )
 
     return common
