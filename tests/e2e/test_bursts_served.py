@@ -7,6 +7,7 @@ are accepted whole, in part, and not at all.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from support.mixes import check, drive, plain_runs, recorded
 from support.tiny import calmed
 
 from vllm_ppsd.drafter.recorded import write_record
-from vllm_ppsd.engine.admission import PLAIN, Admission
+from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.exit_head.create import init_head
-from vllm_ppsd.protocol import BurstPlan
+from vllm_ppsd.protocol import PLAIN, BurstPlan
 
 pytestmark = pytest.mark.e2e
 
@@ -105,37 +106,44 @@ def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_draft_then_verify_is_what_one_device_does(model: Path):
     """Of two ways to the same drafts, one sends final states from stage to stage."""
     prompts = [[5, 6, 7], list(range(9, 49))]
-    drafts, tokens = 4, 120
+    drafts = 4
     seen = []
     for stages, options in (
         (1, {"num_speculative_tokens": drafts, "draft_threshold": 0.0}),
-        (2, {"exact": False, "burst": {"reentry": drafts, "following": 0}}),
+        (3, {"exact": False, "burst": {"reentry": drafts, "following": 0}}),
     ):
         with e.engine(model, stages=stages, ppsd=options, **OPTIONS) as llm:
-            outputs = [e.generate(llm, prompt, e.params(tokens)).tokens for prompt in prompts]
-            seen.append((outputs, e.counts(llm)))
+            outputs = [e.generate(llm, prompt, e.params(120)) for prompt in prompts]
+            seen.append((outputs, e.counts(llm)[1]))
             e.assert_drafted(llm)
-    (there, (_, hits_there, _)), (here, (_, hits_here, _)) = seen
-    assert here == there
+    (there, hits_there), (here, hits_here) = seen
+    check_outputs(here, there)
     # In a pipeline the last burst ends where the request does.
     assert 0 <= hits_there - hits_here <= drafts * len(prompts)
     assert hits_here > 5 * drafts
 
 
-def test_logprobs_and_tokens_with_a_head_that_goes_on(model: Path):
+def check_outputs(here: Sequence[e.Output], there: Sequence[e.Output]) -> None:
+    """Assert that tokens are the same, and their logprobs as good as the same."""
+    for one, other in zip(here, there, strict=True):
+        assert one.tokens == other.tokens
+        for ours, theirs in zip(one.logprobs, other.logprobs, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stages", "ranks"), [(3, 1), (2, 2)])
+def test_sampled_requests_with_a_head_that_goes_on(model: Path, stages: int, ranks: int):
+    options = OPTIONS | {"tensor_parallel_size": ranks}
     prompt = list(range(5, 45))
     asked = [
         e.params(60),
         e.params(60, temperature=1.0, seed=3, presence_penalty=0.7, bad_words=["t17"]),
     ]
-    with e.engine(model, stages=3, ppsd=e.PLAIN, **OPTIONS) as plain:
+    with e.engine(model, stages=stages, ppsd=e.PLAIN, **options) as plain:
         expected = [e.generate(plain, prompt, one) for one in asked]
     ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
-    with e.engine(model, stages=3, ppsd=ppsd, **OPTIONS) as llm:
-        for one, there in zip(asked, expected, strict=True):
-            here = e.generate(llm, prompt, one)
-            assert here.tokens == there.tokens
-            for ours, theirs in zip(here.logprobs, there.logprobs, strict=True):
-                assert ours == pytest.approx(theirs, abs=1e-4)
+    with e.engine(model, stages=stages, ppsd=ppsd, **options) as llm:
+        check_outputs([e.generate(llm, prompt, one) for one in asked], expected)
         e.assert_drafted(llm)
         assert accepted_by_position(llm)[1] > 0

@@ -14,7 +14,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput
 from vllm_ppsd.plugin import register
-from vllm_ppsd.protocol import Outcome, Shape, Verdict
+from vllm_ppsd.protocol import BurstPlan, Outcome, Shape, Verdict
 
 TOKEN = 7
 
@@ -94,6 +94,17 @@ def test_a_cut_burst_keeps_what_was_right_and_re_enters_with_drafts(make):
     assert scheduler.requests["a"].num_computed_tokens == 9
 
 
+def test_stage_0_holds_what_is_sent_ahead_for_a_request_alone_by_its_plan(make, monkeypatch):
+    scheduler = make(num_speculative_tokens=3, load_adaptive=False)
+    monkeypatch.setattr(scheduler._admission, "plan", lambda _: BurstPlan(0, 1, depth=1))
+    add(scheduler, "a")
+    sent = [scheduler.schedule() for _ in range(4)]
+    assert [len(tick.tick.lanes) for tick in sent] == [1, 1, 1, 0]
+    assert [tick.tick.depth for tick in sent[:3]] == [1, 1, 1]
+    add(scheduler, "b")
+    assert scheduler.schedule().tick.depth is None
+
+
 def test_where_no_lane_follows_every_lane_is_a_root(make):
     scheduler = make(burst={"reentry": 3, "following": 0})
     add(scheduler, "a")
@@ -107,10 +118,13 @@ def test_where_no_lane_follows_every_lane_is_a_root(make):
     assert lengths(scheduler.schedule()) == [(6, 4, 3, 4)]
 
 
+@pytest.mark.parametrize("by_the_model", [False, True])
 @pytest.mark.parametrize("tokens", range(1, 9))
-def test_bursts_end_where_the_request_does(make, tokens: int):
+def test_bursts_end_where_the_request_does(make, tokens: int, by_the_model: bool):
     scheduler = make(burst={"reentry": 7, "following": 8}, num_speculative_tokens=4)
-    add(scheduler, "a", tokens=tokens)
+    add(scheduler, "a", tokens=200 if by_the_model else tokens)
+    if by_the_model:
+        scheduler.max_model_len = 2 + tokens
     sent = []
     while (tick := scheduler.schedule()).num_scheduled_tokens:
         sent.append(tick)

@@ -87,6 +87,23 @@ def test_the_gate_holds_a_draft_until_the_tick_depth_before_is_judged():
     assert gate.due(third) == 0
 
 
+@pytest.mark.parametrize(("depth", "due"), [(0, 2), (1, 1), (2, 0), (9, 0), (None, 0)])
+def test_a_tick_may_say_that_fewer_may_be_unverified(depth: int | None, due: int):
+    gate = TickGate(2, StaleBook())
+    for lane in (root(0, 0, 3), follower(1, 3)):
+        assert gate.start(tick_of(lane))
+    assert gate.due(tick_of(follower(2, 4), depth=depth)) == due
+
+
+def test_verdicts_that_are_owed_until_a_ticks_is_in():
+    gate = TickGate(1, StaleBook())
+    for lane in (root(0, 0, 3), follower(1, 3), follower(2, 4)):
+        gate.start(tick_of(lane))
+    assert [gate.owed(number) for number in range(3)] == [1, 2, 3]
+    gate.judge(verdict(0, a=0))
+    assert [gate.owed(number) for number in range(3)] == [0, 1, 2]
+
+
 def test_after_a_miss_nothing_is_waited_for():
     book = StaleBook()
     gate = TickGate(1, book)

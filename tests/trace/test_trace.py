@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from planning.test_cost_model import profile
 from support.simulator.simulate import Simulation
 
+from vllm_ppsd.protocol import Lane, Outcome, Tick, Verdict
 from vllm_ppsd.trace.chrome import events
 from vllm_ppsd.trace.picture import draw
+from vllm_ppsd.trace.recorder import Recorder
 from vllm_ppsd.trace.spans import LaneResult, StageRecord, Trace, TracedLane
+from vllm_ppsd.worker.events import What
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +78,24 @@ def test_stages_that_saw_different_ticks_are_refused():
     ]
     with pytest.raises(ValueError, match="2 on stage 0, 1 on stage 1"):
         Trace(records)
+
+
+def test_lanes_of_several_tokens_count_by_tokens_and_drafts():
+    recorder = Recorder(1, synchronizes=False)
+    outcomes = [
+        (Lane("r", 0, 0, length=9), Outcome("r", (7,), 1, 1, 0)),
+        (Lane("r", 1, 9, length=3, drafted=3, samples=3, behind=0), Outcome("r", (7, 8), 2, 1)),
+        (Lane("r", 2, 11, length=4, drafted=3, samples=4), Outcome("r", (7, 8, 9, 6), 3, 3)),
+        (Lane("r", 3, 15, length=2, drafted=1, samples=2), None),
+    ]
+    for lane, outcome in outcomes:
+        recorder.tick(Tick(lane.tick, (lane,)))
+        with recorder.span(What.SAMPLE):
+            time.sleep(0.002)
+        recorder.judged(Verdict(lane.tick, {"r": outcome} if outcome else {}))
+    trace = Trace([recorder.record()])
+    assert trace.decoding == [1, 2, 3], "the prompt is no decode tick"
+    assert [lane.tokens for (lane,) in trace.ticks[1:3]] == [2, 4]
+    assert trace.acceptance == pytest.approx(4 / 5)
+    begin, end = trace.window()
+    assert trace.ms_per_token() == pytest.approx((end - begin) / 4)

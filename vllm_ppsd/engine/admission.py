@@ -41,6 +41,7 @@ MARGIN = 1.05
 scheduler's time is not in what the parts take."""
 
 ONE_TOKEN_EACH = BurstPlan(depth=UNBOUNDED)
+"""Lanes of one token, as deep as the pipeline allows."""
 
 
 class Admission:

@@ -99,7 +99,10 @@ class PPSDScheduler(AsyncScheduler):
         }
         plain = admitted.decoding - admitted.drafting
         reentry = {name for name, plan in plans.items() if plan.reentry and name not in plain}
-        tick = self._ticks.tick(lanes, no_draft, seeds, left, shapes, reentry)
+        # Only a request that is alone is sent further ahead than its plan says.
+        alone = len(lanes) == len(self.running) == 1
+        depth = plans[lanes[0].request_id].depth if alone else None
+        tick = self._ticks.tick(lanes, no_draft, seeds, left, shapes, reentry, depth)
         return PPSDSchedulerOutput.of(scheduler_output, tick)
 
     def update_from_output(

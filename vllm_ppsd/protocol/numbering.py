@@ -122,6 +122,7 @@ class TickBook:
         left: Iterable[str] = (),
         shapes: Mapping[str, Shape] | None = None,
         reentry_req_ids: Iterable[str] = (),
+        depth: int | None = None,
     ) -> Tick:
         """Return the next tick; arguments as its attributes.
 
@@ -154,6 +155,7 @@ class TickBook:
             decided,
             retired,
             reentry,
+            depth,
         )
 
     def judge(self, lane: Lane, outcome: Outcome) -> None:

@@ -109,7 +109,8 @@ class TickGate:
     it is in.
 
     Args:
-        depth: ticks of a request that may be unverified when one starts that embeds drafts.
+        depth: ticks of a request that may be unverified when one starts that embeds drafts,
+            unless the tick says fewer.
         book: the stage's, which the outcomes go to.
     """
 
@@ -130,10 +131,11 @@ class TickGate:
         """
         if not any(not lane.is_root and not self._book.is_stale(lane) for lane in tick.lanes):
             return 0
+        depth = self._depth if tick.depth is None else min(self._depth, tick.depth)
         unverified = sum(bool(alive) for _, alive in self._unjudged)
         verdicts = 0
         for _, alive in self._unjudged:
-            if unverified <= self._depth:
+            if unverified <= depth:
                 break
             unverified -= bool(alive)
             verdicts += 1

@@ -125,6 +125,8 @@ class Tick(msgspec.Struct, frozen=True):
         retired: by request, its newest outcome, where siblings may be in flight.
         reentry_req_ids: requests that may go on with a re-entry burst if no lane continues this
             tick's: stage 0 is sent the final state that their last token was sampled from.
+        depth: drafted ticks that may be unverified when it starts, if fewer than the pipeline
+            allows.
     """
 
     number: int
@@ -135,6 +137,7 @@ class Tick(msgspec.Struct, frozen=True):
     shapes: dict[str, Shape] = {}
     retired: dict[str, Retired] = {}
     reentry_req_ids: frozenset[str] = frozenset()
+    depth: int | None = None
 
     def shape(self, request_id: str) -> Shape:
         """Return which candidates stage 0 drafts behind this tick's lanes of a request."""

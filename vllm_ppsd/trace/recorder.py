@@ -34,7 +34,12 @@ class Recorder(EventSink):
     def tick(self, tick: Tick) -> None:
         self._lanes.append(tick.lanes)
         self._ticks.append(
-            [TracedLane(lane.request_id, lane.position, lane.length) for lane in tick.lanes]
+            [
+                TracedLane(
+                    lane.request_id, lane.position, lane.length, known=lane.length - lane.drafted
+                )
+                for lane in tick.lanes
+            ]
         )
 
     @contextmanager
@@ -48,7 +53,7 @@ class Recorder(EventSink):
 
     def judged(self, verdict: Verdict) -> None:
         self._ticks[-1] = [
-            traced._replace(outcome=lane_result(lane, verdict.outcomes.get(lane.request_id)))
+            _judged(traced, lane, verdict.outcomes.get(lane.request_id))
             for traced, lane in zip(self._ticks[-1], self._lanes[-1], strict=True)
         ]
 
@@ -59,6 +64,13 @@ class Recorder(EventSink):
         if self._synchronizes:
             torch.accelerator.synchronize()
         return time.monotonic_ns() / 1e6
+
+
+def _judged(traced: TracedLane, lane: Lane, outcome: Outcome | None) -> TracedLane:
+    result = lane_result(lane, outcome)
+    if outcome is None or result == LaneResult.STALE:
+        return traced._replace(outcome=result)
+    return traced._replace(outcome=result, tokens=len(outcome.tokens), compared=outcome.compared)
 
 
 def lane_result(lane: Lane, outcome: Outcome | None) -> LaneResult:

@@ -32,12 +32,25 @@ class LaneResult(StrEnum):
 
 
 class TracedLane(NamedTuple):
-    """A lane of a tick."""
+    """A lane of a tick.
+
+    Attributes:
+        request: the engine's id of the request.
+        position: of its first token.
+        length: number of its tokens.
+        outcome: what became of it; only the last stage knows.
+        known: how many of its tokens were no drafts.
+        tokens: how many tokens it brought, if it brought any.
+        compared: how many drafts were compared with them, if any was.
+    """
 
     request: str
     position: int
     length: int
     outcome: LaneResult | None = None
+    known: int = 1
+    tokens: int = 1
+    compared: int = 1
 
 
 class Span(NamedTuple):
@@ -103,8 +116,8 @@ class Trace:
 
     @property
     def decoding(self) -> list[int]:
-        """Numbers of the ticks that carry one token per lane."""
-        return [n for n, lanes in enumerate(self.ticks) if all(lane.length == 1 for lane in lanes)]
+        """Numbers of the ticks whose lanes carry one token each, but for drafts."""
+        return [n for n, lanes in enumerate(self.ticks) if all(lane.known <= 1 for lane in lanes)]
 
     def window(self) -> tuple[float, float]:
         """Return begin and end (ms) of decoding: between the first and last retired token.
@@ -146,7 +159,8 @@ class Trace:
     def ms_per_token(self) -> float:
         """Return the time of decoding per token that was retired in it."""
         begin, end = self.window()
-        return (end - begin) / (sum(self.count(o) for o in RETIRING) - self._first_retired())
+        retired = [_retired(self.ticks[n]) for n in self.decoding]
+        return (end - begin) / (sum(retired) - self._first_retired())
 
     def count(self, outcome: LaneResult) -> int:
         """Return how many lanes of decode ticks came to ``outcome``."""
@@ -155,8 +169,10 @@ class Trace:
     @property
     def acceptance(self) -> float | None:
         """The share of hits among the drafts of decode ticks; None if there were none."""
-        hits, misses = self.count(LaneResult.HIT), self.count(LaneResult.MISS)
-        return hits / (hits + misses) if hits + misses else None
+        judged = (LaneResult.HIT, LaneResult.MISS)
+        lanes = [lane for n in self.decoding for lane in self.ticks[n] if lane.outcome in judged]
+        compared = sum(lane.compared for lane in lanes)
+        return 1 - self.count(LaneResult.MISS) / compared if lanes else None
 
     def work(self, stage: int, what: What) -> list[Span]:
         """Return the spans in which ``stage`` did ``what`` in decode ticks.
@@ -207,8 +223,8 @@ class Trace:
 
 
 RETIRING = (LaneResult.HIT, LaneResult.MISS, LaneResult.RETIRED)
-"""Outcomes of lanes that bring a token."""
+"""Outcomes of lanes that bring tokens."""
 
 
 def _retired(lanes: Sequence[TracedLane]) -> int:
-    return sum(lane.outcome in RETIRING for lane in lanes)
+    return sum(lane.tokens for lane in lanes if lane.outcome in RETIRING)
