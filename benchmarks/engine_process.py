@@ -41,15 +41,27 @@ class EngineProcess:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def generate(self, prompt: Sequence[int], tokens: int, acceptance: float | None = None) -> Run:
-        """Generate exactly ``tokens`` tokens for one request, greedily.
+    def generate(
+        self,
+        prompt: Sequence[int],
+        tokens: int,
+        acceptance: float | None = None,
+        temperature: float = 0.0,
+    ) -> Run:
+        """Generate exactly ``tokens`` tokens for one request, with seed 0.
 
         Args:
             prompt: token ids.
             tokens: output tokens.
             acceptance: of the synthetic drafter, if it is to change.
+            temperature: of the answer.
         """
-        request = {"prompt": list(prompt), "tokens": tokens, "acceptance": acceptance}
+        request = {
+            "prompt": list(prompt),
+            "tokens": tokens,
+            "acceptance": acceptance,
+            "temperature": temperature,
+        }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -133,7 +145,12 @@ def _serve(options: dict[str, Any]) -> None:
         request = json.loads(line)
         if request["acceptance"] is not None:
             llm.collective_rpc("set_synthetic_acceptance", args=(request["acceptance"],))
-        params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=request["tokens"])
+        params = SamplingParams(
+            temperature=request["temperature"],
+            seed=0,
+            ignore_eos=True,
+            max_tokens=request["tokens"],
+        )
         prompt = {"prompt_token_ids": request["prompt"]}
         (output,) = llm.generate([prompt], params, use_tqdm=False)
         seconds = output.metrics.last_token_ts - output.metrics.first_token_ts
