@@ -128,6 +128,9 @@ def test_a_head_gains_steps_and_keeps_its_first(recipe: Recipe, tmp_path: Path):
     folder = ExitHeadFolder.open(second)
     assert folder.config.steps == 3
     assert folder.tensors()["fuse.weight"].shape == (128, 256)
+    origin = json.loads((second / "origin.json").read_text())
+    assert origin["acceptance_by_step"] == result.given
+    assert "3 drafts" in (second / "README.md").read_text()
     back = recipe.model_copy(update={"from_head": str(second)})
     with pytest.raises(TrainingError, match="set steps to 3"):
         fit(back, work, tmp_path / "third", "three")

@@ -7,6 +7,7 @@ from vllm.logger import init_logger
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.costs import ModelShape, best_one_device_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
+from vllm_ppsd.protocol.burst_policy import describe
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -18,12 +19,13 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
     if config.is_pipelined:
         logger.info(
             "PPSD: %d pipeline stages with %s layers, exit layer %d, exit head %s, "
-            "at most %d draft(s) of a request in flight",
+            "at most %d tick(s) of a request ahead of their verdicts, %s",
             len(config.layer_partition),
             "+".join(map(str, config.layer_partition)),
             config.exit_layer,
             config.model,
             config.max_drafts,
+            _lanes(config),
         )
     else:
         logger.info(
@@ -35,7 +37,7 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
             config.max_drafts,
             config.draft_threshold or 0.0,
         )
-    if config.max_drafts:
+    if config.max_drafts and config.longest_burst == 1:
         logger.info(
             "PPSD: expected speedup by acceptance rate, from the weights to read: %s",
             ", ".join(f"{a} -> {s:.2f}" for a, s in expected_speedups(config, shape).items()),
@@ -47,6 +49,13 @@ def announce(config: PPSDConfig, shape: ModelShape) -> None:
             config.synthetic_drafter.record,
             config.synthetic_drafter.acceptance,
         )
+
+
+def _lanes(config: PPSDConfig) -> str:
+    """Return in words how long a pipeline's lanes are."""
+    if config.plan is None:
+        return f"lanes of up to {config.longest_burst} tokens, chosen for each request"
+    return "lanes of one token" if config.longest_burst == 1 else describe(config.plan)
 
 
 def expected_speedups(config: PPSDConfig, shape: ModelShape) -> dict[float, float]:

@@ -194,7 +194,7 @@ class PPSDConfig(SpeculativeConfig):
         return (
             f"PPSDConfig(model={self.model!r}, exit_layer={self.exit_layer}, "
             f"max_drafts={self.max_drafts}, "
-            f"layer_partition={self.layer_partition}, "
+            f"layer_partition={self.layer_partition}, exact={self.exact}, burst={self.burst!r}, "
             f"synthetic_drafter={self.synthetic_drafter!r})"
         )
 

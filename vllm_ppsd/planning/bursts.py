@@ -13,10 +13,8 @@ from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.protocol.acceptance import PRIOR_STEPS, Rates
 from vllm_ppsd.protocol.burst_policy import BurstPolicy, describe
 from vllm_ppsd.protocol.bursts import PLAIN, StageTimes
+from vllm_ppsd.training.record import BY_STEP
 from vllm_ppsd.training.rounds import ORIGIN
-
-BY_STEP = "acceptance_by_step"
-"""Key of a head's ``origin.json``: rates by draft step, each given that all before were right."""
 
 
 def measured_rates(folder: Path) -> Rates | None:

