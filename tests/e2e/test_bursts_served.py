@@ -15,6 +15,7 @@ import pytest
 from support import engine as e
 from support.heads import with_steps
 from support.mixes import check, drive, plain_runs, recorded
+from support.reference import Reference
 from support.tiny import calmed
 
 from vllm_ppsd.drafter.recorded import write_record
@@ -103,6 +104,20 @@ def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_head_that_goes_on_is_used_as_the_policy_says(model: Path):
+    """Without any option: bursts, of one request and of several."""
+    reference = Reference(model)
+    prompts = [[5, 6, 7], *(list(range(start, start + 40)) for start in (9, 100, 200, 300))]
+    expected = [reference.greedy(prompt, 60) for prompt in prompts]
+    with e.engine(model, ppsd={}, **OPTIONS) as llm:
+        assert [e.generate(llm, prompt, e.params(60)).tokens for prompt in prompts] == expected
+        e.assert_drafted(llm)
+        assert accepted_by_position(llm)[1] > 0
+        together = e.generate_staggered(llm, prompts, e.params(60), every=2)
+        assert [output.tokens for output in together] == expected
+
+
+@pytest.mark.long
 def test_draft_then_verify_is_what_one_device_does(model: Path):
     """Of two ways to the same drafts, one sends final states from stage to stage."""
     prompts = [[5, 6, 7], list(range(9, 49))]
