@@ -41,7 +41,7 @@ def test_a_head_of_the_layers_that_are_left_says_what_the_target_says(
         num_layers=NUM_LAYERS - EXIT_LAYER,
     )
     head, _ = untrained(model, head_of, None)
-    said = head(states[EXIT_LAYER].clone(), LENGTHS, torch.arange(sum(LENGTHS)))
+    (said,) = head(states[EXIT_LAYER].clone(), LENGTHS, torch.arange(sum(LENGTHS)))
     log_p, log_q = logits.log_softmax(-1), said.log_softmax(-1)
     # It does not quantise what its layers read.
     assert (log_p.exp() * (log_p - log_q)).sum(-1).median() < 0.05

@@ -80,7 +80,7 @@ def test_a_trained_head_is_served_as_it_was_trained(
     save(tmp_path / "head", config, checkpoint_tensors(head, vocabulary))
     states = torch.randn(LENGTH, 128)
     with torch.no_grad():
-        expected = head(states, [LENGTH], torch.arange(LENGTH))
+        (expected,) = head(states, [LENGTH], torch.arange(LENGTH))
     logits = served_logits(tmp_path / "head", model, states)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -95,7 +95,7 @@ def test_a_served_head_is_trained_on_as_it_was_served(
     head, _ = trained(ExitHeadFolder.open(tmp_path / "head"), str(model))
     states = torch.randn(LENGTH, 128)
     with torch.no_grad():
-        expected = head(states, [LENGTH], torch.arange(LENGTH))
+        (expected,) = head(states, [LENGTH], torch.arange(LENGTH))
     logits = served_logits(tmp_path / "head", model, states)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -118,6 +118,6 @@ def test_a_multi_depth_head_is_served_as_it_was_trained(
     if not there:
         deeper.zero_()
     with torch.no_grad():
-        expected = head(states, [LENGTH], torch.arange(LENGTH), deeper)
+        (expected,) = head(states, [LENGTH], torch.arange(LENGTH), deeper)
     logits = served_logits(tmp_path / "head", model, states, deeper if there else None)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

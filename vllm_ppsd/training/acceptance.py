@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,7 +29,8 @@ class Validation:
             ``acceptance`` on greedy text.
         loss: mean distillation loss.
         rows: how many drafts were judged.
-        given: acceptance by step, given that all steps before were right.
+        given: acceptance by step, given that all steps before were right; empty in the records
+            of older versions.
         tokens: of a burst of all steps that the head is trained for, the target's included.
     """
 
@@ -37,8 +38,8 @@ class Validation:
     agreement: float
     loss: float
     rows: int
-    given: list[float]
-    tokens: float
+    given: list[float] = field(default_factory=list)
+    tokens: float = 0.0
 
 
 @torch.no_grad()
