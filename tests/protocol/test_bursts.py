@@ -11,6 +11,7 @@ from vllm_ppsd.protocol.acceptance import Rates
 from vllm_ppsd.protocol.burst_policy import (
     BETTER,
     LOG_EVERY,
+    LOOKS_APART,
     PATIENCE,
     BurstPolicy,
 )
@@ -157,7 +158,8 @@ def test_requests_have_plans_of_their_own():
     for _ in range(100):
         choice.acceptance.judged("bad", [2], accepted=0, reentry=True)
         choice.acceptance.judged("good", [2, 3, 4], accepted=3, reentry=True)
-    plans = choice.choose(["bad", "good"], parts)
+    for _ in range(3 * LOOKS_APART):
+        plans = choice.choose(["bad", "good"], parts)
     assert plans["good"].reentry > plans["bad"].reentry
     choice.forget("bad")
     assert set(choice.choose(["good"], parts)) == {"good"}
@@ -197,3 +199,18 @@ def test_what_no_head_or_pipeline_has_is_refused(steps: int, depth: int, margin:
 def test_a_margin_under_one_is_refused():
     with pytest.raises(ValueError, match="margin"):
         BurstPolicy(4, 1, 0.9)
+
+
+def test_few_looks_whatever_the_number_of_requests_does(monkeypatch: pytest.MonkeyPatch):
+    """A prompt beside others changes the number every tick; all of them get their turn."""
+    choice, parts = policy(), times(2, 0.05, 0, 0.05)
+    looked: list[str] = []
+    look = choice._look
+    monkeypatch.setattr(
+        choice, "_look", lambda name, times: looked.append(name) or look(name, times)
+    )
+    names = [f"r{i}" for i in range(6)]
+    for tick in range(20 * LOOKS_APART):
+        choice.choose(names[: 5 + tick % 2], parts)
+    assert len(looked) <= 22
+    assert set(looked[2:]) == set(names)

@@ -44,6 +44,8 @@ def test_a_step_that_was_not_run_says_nothing_and_a_pause_is_no_pass():
     costs = learned()
     for _ in range(20):
         costs.observe_parts(1, PartTimes(0.02))
+        costs.observe_parts(1, PartTimes(0.02, 0.003, 0.002))
+        costs.observe_round_trip(1, 0, sum(TRUE.stages) + 3 * TRUE.hop)
         costs.observe_parts(1, PartTimes(5.0, 3.0, 3.0))
         costs.observe_round_trip(1, 0, 60.0)
     times = costs.times()
@@ -62,3 +64,23 @@ def test_a_head_that_never_went_on_is_taken_to_go_on_as_it_begins():
 def test_what_no_pipeline_has_is_refused(stages: tuple[float, ...], head: float):
     with pytest.raises(ValueError, match="stage 0"):
         PartCosts(stages, head)
+
+
+def test_what_takes_longer_from_now_on_is_no_outlier():
+    costs = PartCosts([1.0, 1.0], 0.1)
+    for seconds in [0.01] * 60 + [0.04] * 200:
+        costs.observe_parts(1, PartTimes(seconds))
+        costs.ticks.observe(1, seconds)
+    assert costs.times().stages[0] == pytest.approx(0.04, rel=0.01)
+    assert costs.ticks.seconds(1) == pytest.approx(0.04, rel=0.35)
+
+
+def test_a_round_trip_says_nothing_before_the_stages_are_measured():
+    costs = PartCosts([1.0, 1.0], 0.1)
+    costs.observe_round_trip(1, 0, 0.05)
+    assert not costs.is_measured
+    for _ in range(10):
+        costs.observe_parts(1, PartTimes(0.01))
+        costs.observe_round_trip(1, 0, 0.05)
+    assert costs.is_measured
+    assert costs.times().hop == pytest.approx(0.015, rel=0.1)

@@ -72,6 +72,8 @@ def test_the_stages_are_full_when_no_plan_lets_more_follow():
 def test_a_request_that_begins_gets_a_plan_beside_the_others():
     load = planned(a=CHAIN, b=VERIFIED)
     load.choose(["a"])
+    assert load.plan("b") == CHAIN
+    load.choose(["a", "b"])
     assert load.plan("b") == VERIFIED
     assert load.plan("a") == CHAIN
     load.forget("a")

@@ -64,7 +64,7 @@ def test_doubt_leads_back_to_the_prior():
         book.judged("a", [1], 0, reentry=False)
     assert book.rates("a").steps[0] < 0.2
     for _ in range(2000):
-        book.decay_to_prior("a", 200)
+        book.decay_to_prior(["a"], 200)
     assert book.rates("a").steps == pytest.approx(PRIOR_STEPS, abs=0.01)
 
 

@@ -88,7 +88,7 @@ class Admission:
             waiting: how many more wait.
         """
         if self._planned is not None:
-            self._planned.choose([r.request_id for r in running if not r.is_prefill_chunk])
+            self._planned.choose([r.request_id for r in running])
         decoding = [
             # A grammar's next mask needs the token before it, so requests with
             # structured output decode plainly.

@@ -140,14 +140,17 @@ class StepBook:
             _rate(self.overall.reentry + level),
         )
 
-    def decay_to_prior(self, request_id: str, doubt: int) -> None:
-        """A request did not draft: doubt what is known a little.
+    def decay_to_prior(self, request_ids: Sequence[str], doubt: int) -> None:
+        """Some requests did not draft in a tick: doubt what is known a little.
 
         Args:
-            request_id: the engine's id of the request.
-            doubt: occasions after which the rates are mostly back at the prior.
+            request_ids: the engine's ids of the requests.
+            doubt: ticks after which the rates are mostly back at the prior.
         """
-        self._levels[request_id] = self._levels.get(request_id, 0.0) * (1 - 1 / doubt)
+        if not request_ids:
+            return
+        for request_id in request_ids:
+            self._levels[request_id] = self._levels.get(request_id, 0.0) * (1 - 1 / doubt)
         prior = Rates()
         self.overall = Rates(
             tuple(

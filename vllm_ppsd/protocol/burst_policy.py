@@ -28,7 +28,11 @@ LONG = 4
 """Tokens of a following lane where the search for long lanes starts."""
 
 PATIENCE = 64
-"""Ticks between two looks at a request's plan, unless the number of requests changes."""
+"""Ticks between two looks at a request's plan, unless the number of requests has changed."""
+
+LOOKS_APART = 8
+"""Ticks between two looks at any request's plan: with several requests a look takes the scheduler
+10 ms and more."""
 
 JITTER = 0.02
 """Share by which a head step's time is taken to vary."""
@@ -68,9 +72,10 @@ class BurstPolicy:
         self._steps, self._depth, self._margin, self._shared = steps, depth, margin, shared
         self.acceptance = StepBook()
         self._plans: dict[str, BurstPlan] = {}
-        self._asked = 0
+        self._asked = self._looked = 0
         self._requests = 0
-        self._looks: dict[str, int] = {}
+        self._looks: dict[str, tuple[int, int]] = {}
+        self._newest: dict[int, BurstPlan] = {}
         self._values: dict[tuple[BurstPlan, StageTimes, Rates, int], float] = {}
         self._words = ""
         self._said = ("", -math.inf)
@@ -83,22 +88,20 @@ class BurstPolicy:
             times: what the parts of a tick take now.
         """
         self._asked += 1
-        requests = len(request_ids) if self._shared else 1
-        if requests != self._requests:
-            self._requests = requests
-            self._looks.clear()
-        looked = False
+        self._requests = len(request_ids) if self._shared else 1
         for request_id in request_ids:
-            plan = self._plans.get(request_id)
-            due = self._looks.get(request_id, 0) <= self._asked
-            # A look may take some milliseconds, so requests take turns.
-            if plan is None or (due and not looked):
-                looked = True
-                plan = self._plans[request_id] = self._look(request_id, plan, times)
-                self._looks[request_id] = self._asked + PATIENCE
-            if plan == PLAIN:
-                self.acceptance.decay_to_prior(request_id, DOUBT)
-        return {request_id: self._plans[request_id] for request_id in request_ids}
+            if request_id not in self._plans:
+                # Until its turn it decodes as the newest plan among so many says.
+                self._plans[request_id] = self._newest.get(self._requests) or self._look(
+                    request_id, times
+                )
+        if self._asked - self._looked >= LOOKS_APART:
+            since, oldest = min((self._due(name), name) for name in request_ids)
+            if since < self._asked:
+                self._plans[oldest] = self._look(oldest, times)
+        plain = [name for name in request_ids if self._plans[name] == PLAIN]
+        self.acceptance.decay_to_prior(plain, DOUBT)
+        return {name: self._plans[name] for name in request_ids}
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
@@ -159,9 +162,17 @@ class BurstPolicy:
                     best[name] = plan
         return dict(sorted(best.items(), key=lambda item: -worth(item[1])))
 
-    def _look(self, request_id: str, before: BurstPlan | None, times: StageTimes) -> BurstPlan:
+    def _due(self, request_id: str) -> int:
+        """Return since when a request waits for a look; the current tick if it does not."""
+        at, requests = self._looks.get(request_id, (-1, self._requests))
+        if requests == self._requests and at >= 0 and self._asked - at < PATIENCE:
+            return self._asked
+        return at
+
+    def _look(self, request_id: str, times: StageTimes) -> BurstPlan:
         """Return the plan of a request from now on."""
-        requests = self._requests
+        requests, before = self._requests, self._plans.get(request_id)
+        self._looked, self._looks[request_id] = self._asked, (self._asked, requests)
         rates = _rounded_rates(self.acceptance.rates(request_id))
         rounded, unit = _rounded_times(times)
         ranked = self.ranked(rounded, rates, requests)
@@ -184,6 +195,7 @@ class BurstPolicy:
         if worth(best) < margin * worth(PLAIN):
             best = PLAIN
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
+        self._newest[requests] = best
         return best
 
     def _depths(self, times: StageTimes) -> list[int]:

@@ -20,6 +20,9 @@ MEMORY = 200
 OUTLIER = 3.0
 """Ticks that took so many times what was expected stood still for another reason."""
 
+NO_OUTLIERS = 8
+"""So many of them in a row are what ticks take now."""
+
 
 class TickCosts:
     """A straight line through (lanes, seconds), by least squares that forget.
@@ -31,11 +34,15 @@ class TickCosts:
     def __init__(self) -> None:
         self._weight = self._lanes = self._seconds = 0.0
         self._lanes_squared = self._lanes_seconds = 0.0
+        self._refused = 0
 
     def observe(self, lanes: int, seconds: float) -> None:
         """Learn that a tick of ``lanes`` lanes took ``seconds``."""
         if self._weight > PRIOR_WEIGHT and seconds > OUTLIER * self.seconds(lanes):
-            return
+            self._refused += 1
+            if self._refused < NO_OUTLIERS:
+                return
+        self._refused = 0
         keep = 1 - 1 / MEMORY
         self._weight = self._weight * keep + 1
         self._lanes = self._lanes * keep + lanes
@@ -111,9 +118,16 @@ class PartCosts:
             drafts: of them, made before its layers.
             seconds: it took.
         """
+        if not self.is_measured:
+            return
         times = self.times()
         work = sum(times.stage(i, rows) for i in range(len(self._shares)))
         self._rest = self._rest.seen(max(0.0, seconds - work - times.continuations(drafts)))
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether ``times`` are in seconds."""
+        return self._layers.is_known
 
     def times(self) -> StageTimes:
         """Return what the parts are expected to take, in seconds; before any was measured, in
@@ -138,14 +152,22 @@ class PartCosts:
 class _Part:
     """A mean that forgets, and takes no notice of what stood still for another reason."""
 
-    def __init__(self, weight: float = 0.0, mean: float = 0.0) -> None:
-        self._weight, self._mean = weight, mean
+    def __init__(self, weight: float = 0.0, mean: float = 0.0, refused: int = 0) -> None:
+        self._weight, self._mean, self._refused = weight, mean, refused
 
     def seen(self, seconds: float) -> _Part:
         if self._weight > PRIOR_WEIGHT and seconds > OUTLIER * self._mean > 0:
-            return self
+            refused = self._refused + 1
+            if refused < NO_OUTLIERS:
+                return _Part(self._weight, self._mean, refused)
+            # It starts anew, far from what things take now.
+            return _Part(1.0, seconds)
         weight = min(self._weight + 1, float(PART_MEMORY))
         return _Part(weight, self._mean + (seconds - self._mean) / weight)
+
+    @property
+    def is_known(self) -> bool:
+        return self._weight > 0
 
     def mean(self, prior: float) -> float:
         return self._mean if self._weight else prior

@@ -34,17 +34,15 @@ class PlannedLoad:
         self._plans: dict[str, BurstPlan] = {}
 
     def plan(self, request_id: str) -> BurstPlan:
-        """Return the plan of a request; one that was not among the decoding ones becomes so."""
+        """Return the plan of a request; a new one has that of another until the next tick."""
         if request_id not in self._plans:
-            self._choose([*self._plans, request_id])
+            others = next(iter(self._plans.values()), None)
+            self._plans[request_id] = others or self._chosen([request_id])[request_id]
         return self._plans[request_id]
 
     def choose(self, request_ids: Sequence[str]) -> None:
-        """Choose the plans of all requests that decode, for the next tick."""
-        if request_ids:
-            self._choose(request_ids)
-        else:
-            self._plans = {}
+        """Choose the plans of all running requests, once a tick."""
+        self._plans = self._chosen(request_ids) if request_ids else {}
 
     def full(self, requests: int, in_flight: int) -> bool:
         """Whether the stages are full: the next tick waits until a result is in.
@@ -91,8 +89,8 @@ class PlannedLoad:
         self._plans.pop(request_id, None)
 
     def news(self, now: float) -> str | None:
-        """Return words for the log, as ``BurstPolicy.news``."""
-        return self._policy.news(now)
+        """Return words for the log, as ``BurstPolicy.news``, once times are in seconds."""
+        return self._policy.news(now) if self.costs.is_measured else None
 
-    def _choose(self, request_ids: Sequence[str]) -> None:
-        self._plans = dict(self._policy.choose(request_ids, self.costs.times()))
+    def _chosen(self, request_ids: Sequence[str]) -> dict[str, BurstPlan]:
+        return self._policy.choose(request_ids, self.costs.times())
