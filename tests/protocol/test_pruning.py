@@ -138,3 +138,17 @@ def test_a_verdict_out_of_turn_is_an_error():
     gate.start(tick_of(root(0, 0)))
     with pytest.raises(OrderError, match="tick 1 came where 0"):
         gate.judge(verdict(1))
+
+
+def test_what_the_scheduler_has_read_does_not_stay_behind():
+    """Roots wait for nothing, so a request that enters as roots alone would leave all verdicts."""
+    book = StaleBook()
+    gate = TickGate(1, book)
+    for number in range(3):
+        gate.start(tick_of(root(number, number, 1)))
+    entering = tick_of(root(3, 3, 1), read=1)
+    assert gate.due(entering) == 2
+    for number in range(2):
+        gate.judge(Verdict(number))
+    assert gate.due(entering) == 0
+    assert gate.unjudged == 1

@@ -33,6 +33,6 @@ def served(head: Path, model: Path) -> Iterator[tuple[ExitHead, Continuation | N
         str(model), dtype="float32", enforce_eager=True, max_model_len=64
     ).create_engine_config()
     with set_current_vllm_config(config):
-        built = build_exit_head(str(head), config, get_model(vllm_config=config))
+        built = build_exit_head(str(head), config, get_model(vllm_config=config), goes_on=True)
         with torch.inference_mode(), set_forward_context(None, config):
             yield built

@@ -158,7 +158,7 @@ def test_final_states_are_of_the_rows_that_the_last_tokens_were_sampled_from():
     }
     sent = payload(final, lanes, list(outcomes.values()))
     book = FinalStates(HIDDEN, torch.float32, torch.device("cpu"))
-    book.receive(Verdict(5, outcomes, ("b", "a")), [bytes(one) for one in sent])
+    book.receive(Verdict(5, outcomes, ("b", "a")), [bytes(one) for one in sent], "ab".__contains__)
     roots = [Lane("a", 9, 12, length=2, drafted=1, samples=2, after=5)]
     tokens, states = book.take(roots)
     assert (tokens, states.tolist()) == ([2], [[1.0] * HIDDEN])
@@ -166,3 +166,13 @@ def test_final_states_are_of_the_rows_that_the_last_tokens_were_sampled_from():
         book.take(roots)
     with pytest.raises(LookupError, match="newest is of tick 5"):
         book.take([Lane("b", 9, 8, length=2, drafted=1, samples=2, after=6)])
+
+
+def test_the_final_state_of_a_request_that_has_left_is_not_kept():
+    book = FinalStates(HIDDEN, torch.float32, torch.device("cpu"))
+    outcomes = {name: Outcome(name, (7,), 1, 0) for name in "ab"}
+    states = torch.randn(2, HIDDEN)
+    verdict = Verdict(5, outcomes, ("a", "b"))
+    book.receive(verdict, [states.numpy().tobytes()], "b".__contains__)
+    assert list(book._states) == ["b"]
+    assert torch.equal(book._states["b"][2], states[1])

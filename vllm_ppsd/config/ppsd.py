@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import entry_points
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vllm.config import SpeculativeConfig
 from vllm.config.utils import config
 from vllm.utils.hashing import safe_hash
+from vllm.v1.sample.logits_processor import LOGITSPROCS_GROUP
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
@@ -158,12 +160,15 @@ class PPSDConfig(SpeculativeConfig):
                 "burst says how many tokens lanes carry, and with exact=true they carry one; say "
                 "'exact': false, or leave burst out"
             )
-        if self.exact:
+        if self.exact or not self.max_drafts:
             return
-        if getattr(self.target_model_config, "logits_processors", None):
+        installed = [entry.name for entry in entry_points(group=LOGITSPROCS_GROUP)]
+        if installed or getattr(self.target_model_config, "logits_processors", None):
             raise PPSDConfigError(
                 "logits processors of one's own see the tokens of a step one by one, which lanes "
-                "of several tokens do not have; leave --logits-processors out, or say 'exact': true"
+                "of several tokens do not have; leave --logits-processors out (and uninstall those "
+                f"that vLLM loads by itself: {', '.join(installed) or 'none'}), or say "
+                "'exact': true"
             )
         if self.draft_sampling != "coupled":
             raise PPSDConfigError(
@@ -219,6 +224,11 @@ class PPSDConfig(SpeculativeConfig):
             return None
         depth = self.max_drafts if self.burst.following else 0
         return BurstPlan(self.burst.reentry, max(1, self.burst.following), depth)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the head's continuations are run."""
+        return self.head_steps > 1 and (not self.is_pipelined or self.longest_burst > 1)
 
     @property
     def longest_burst(self) -> int:

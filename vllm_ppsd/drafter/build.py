@@ -26,7 +26,7 @@ def build_drafter(
     """
     drafter: Drafter | None = None
     if config.model is not None:
-        built = build_exit_head(config.model, port.vllm_config, port.model())
+        built = build_exit_head(config.model, port.vllm_config, port.model(), config.goes_on)
         drafter = HeadDrafter(*built, port, draw, with_probabilities)
     if config.synthetic_drafter is not None:
         drafter = RecordedDrafter(

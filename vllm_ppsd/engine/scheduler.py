@@ -47,6 +47,7 @@ class PPSDScheduler(AsyncScheduler):
         self.num_lookahead_tokens = config.longest_burst - 1
         stages = vllm_config.parallel_config.pipeline_parallel_size
         self._ticks = TickBook()
+        self._read = -1
         head = ExitHeadFolder.open(config.model).config if config.model else None
         weights = model_shape(vllm_config.model_config).tick_costs(config.layer_partition, head)
         self._admission = Admission(config, stages, self._ticks, weights)
@@ -102,7 +103,7 @@ class PPSDScheduler(AsyncScheduler):
         # Only a request that is alone is sent further ahead than its plan says.
         alone = len(lanes) == len(self.running) == 1
         depth = plans[lanes[0].request_id].depth if alone else None
-        tick = self._ticks.tick(lanes, no_draft, seeds, left, shapes, reentry, depth)
+        tick = self._ticks.tick(lanes, no_draft, seeds, left, shapes, reentry, depth, self._read)
         return PPSDSchedulerOutput.of(scheduler_output, tick)
 
     def update_from_output(
@@ -113,6 +114,7 @@ class PPSDScheduler(AsyncScheduler):
         self._judged = {}
         if isinstance(model_runner_output, PPSDModelRunnerOutput):
             outcomes, tick = model_runner_output.verdict.outcomes, scheduler_output.tick
+            self._read = tick.number
             for lane in tick.lanes:
                 if outcome := outcomes.get(lane.request_id):
                     self._ticks.judge(lane, outcome)

@@ -24,12 +24,18 @@ COMPILE_TAG = "ppsd_exit_head"
 
 
 def build_exit_head(
-    path: str, vllm_config: VllmConfig, model: nn.Module
+    path: str, vllm_config: VllmConfig, model: nn.Module, goes_on: bool
 ) -> tuple[ExitHead, Continuation | None]:
     """Build the head in ``path`` for a target whose stage 0 is ``model``.
 
+    Args:
+        path: of a head's folder.
+        vllm_config: the target's vLLM config.
+        model: the target, or stage 0's part of it.
+        goes_on: whether continuations are wanted, of a head that has them.
+
     Returns:
-        The head, and how it goes on; None for a head of one step.
+        The head, and how it goes on, if it does.
 
     Raises:
         ExitHeadError: the target's layers are of an unknown make, or the head's
@@ -57,7 +63,7 @@ def build_exit_head(
         load_tensors(head, tensors, getattr(model, "packed_modules_mapping", {}))
         process_weights_after_loading(head, model_config, device)
         continuation = None
-        if config.steps > 1:
+        if goes_on and config.steps > 1:
             # An adapter around the embedding would go by the rows of a pass.
             embedding = getattr(inner.embed_tokens, "base_layer", inner.embed_tokens)
             with set_model_tag(f"{COMPILE_TAG}_continuation"):

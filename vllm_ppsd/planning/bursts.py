@@ -10,7 +10,7 @@ from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.files import read_json_object
 from vllm_ppsd.planning.model import stage_times
 from vllm_ppsd.planning.times import Profile
-from vllm_ppsd.protocol.acceptance import PRIOR_STEPS, Rates
+from vllm_ppsd.protocol.acceptance import PRIOR_STEPS, Rates, bounded
 from vllm_ppsd.protocol.burst_policy import BurstPolicy, describe
 from vllm_ppsd.protocol.bursts import PLAIN, StageTimes
 from vllm_ppsd.training.record import BY_STEP
@@ -34,14 +34,14 @@ def measured_rates(folder: Path) -> Rates | None:
             f"{BY_STEP} in {path} is {known!r}; it must be a list of numbers from 0 to 1, step 1 "
             "first"
         )
-    rates = tuple(map(float, known))
+    rates = tuple(bounded(float(rate)) for rate in known)
     return Rates(rates, rates[min(1, len(rates) - 1)])
 
 
 def assumed_rates(alpha: float) -> Rates:
     """Return rates by step for a head whose first step is right with probability ``alpha``."""
     factor = alpha / PRIOR_STEPS[0]
-    rates = tuple(min(1.0, rate * factor) for rate in PRIOR_STEPS)
+    rates = tuple(bounded(rate * factor) for rate in PRIOR_STEPS)
     return Rates(rates, rates[1])
 
 

@@ -136,8 +136,8 @@ class StepBook:
         if not level:
             return self.overall
         return Rates(
-            tuple(_rate(step + level) for step in self.overall.steps),
-            _rate(self.overall.reentry + level),
+            tuple(bounded(step + level) for step in self.overall.steps),
+            bounded(self.overall.reentry + level),
         )
 
     def decay_to_prior(self, request_ids: Sequence[str], doubt: int) -> None:
@@ -171,18 +171,18 @@ class StepBook:
         overall = self.overall
         known = overall.reentry if reentry else overall.steps[step - 1]
         level = self._levels.get(request_id, 0.0)
-        self._levels[request_id] = level + (hit - _rate(known + level)) / MEMORY
+        self._levels[request_id] = level + (hit - bounded(known + level)) / MEMORY
         change = (hit - known) / SHAPE_MEMORY
         steps = tuple(
-            _rate(rate + change * (1.0 if s == step and not reentry else SHARED))
+            bounded(rate + change * (1.0 if s == step and not reentry else SHARED))
             if (s == step or (step > 1 and s > 1))
             else rate
             for s, rate in enumerate(overall.steps, 1)
         )
         own = 1.0 if reentry else SHARED if step > 1 else 0.0
-        self.overall = Rates(steps, _rate(overall.reentry + change * own))
+        self.overall = Rates(steps, bounded(overall.reentry + change * own))
 
 
-def _rate(value: float) -> float:
+def bounded(value: float) -> float:
     """Neither never nor always: both would make lanes of no use or without end."""
     return min(0.98, max(0.02, value))

@@ -123,6 +123,7 @@ class TickBook:
         shapes: Mapping[str, Shape] | None = None,
         reentry_req_ids: Iterable[str] = (),
         depth: int | None = None,
+        read: int = -1,
     ) -> Tick:
         """Return the next tick; arguments as its attributes.
 
@@ -156,6 +157,7 @@ class TickBook:
             retired,
             reentry,
             depth,
+            read,
         )
 
     def judge(self, lane: Lane, outcome: Outcome) -> None:

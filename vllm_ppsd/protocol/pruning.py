@@ -86,6 +86,10 @@ class StaleBook:
             rank, ancestor = ancestor[1], flight.parents[ancestor]
         return rank != flight.continues
 
+    def knows(self, request_id: str) -> bool:
+        """Whether a lane of the request has come, and the request has not left."""
+        return request_id in self._flights
+
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
         self._flights.pop(request_id, None)
@@ -127,10 +131,12 @@ class TickGate:
         """Return how many verdicts must come in before a tick may start.
 
         Known tokens wait for nothing, and ticks of which nothing counts are not waited
-        for: after a miss the true token enters at once.
+        for: after a miss the true token enters at once. What the scheduler has read is there
+        without waiting, and none of it stays behind.
         """
+        read = self.owed(tick.read)
         if not any(not lane.is_root and not self._book.is_stale(lane) for lane in tick.lanes):
-            return 0
+            return read
         depth = self._depth if tick.depth is None else min(self._depth, tick.depth)
         unverified = sum(bool(alive) for _, alive in self._unjudged)
         verdicts = 0
@@ -139,7 +145,7 @@ class TickGate:
                 break
             unverified -= bool(alive)
             verdicts += 1
-        return verdicts
+        return max(read, verdicts)
 
     def owed(self, number: int) -> int:
         """Return how many verdicts must come in until that of tick ``number`` has."""

@@ -127,6 +127,8 @@ class Tick(msgspec.Struct, frozen=True):
             tick's: stage 0 is sent the final state that their last token was sampled from.
         depth: drafted ticks that may be unverified when it starts, if fewer than the pipeline
             allows.
+        read: number of the newest tick whose verdict the scheduler has read, so that it was sent
+            to every stage.
     """
 
     number: int
@@ -138,6 +140,7 @@ class Tick(msgspec.Struct, frozen=True):
     retired: dict[str, Retired] = {}
     reentry_req_ids: frozenset[str] = frozenset()
     depth: int | None = None
+    read: int = -1
 
     def shape(self, request_id: str) -> Shape:
         """Return which candidates stage 0 drafts behind this tick's lanes of a request."""

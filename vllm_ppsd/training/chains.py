@@ -45,7 +45,7 @@ class Chains:
         return self.starts + (step - 1)
 
 
-def chains_of(batch: Batch, steps: int, known: float = 0.0) -> Chains:
+def chains_of(batch: Batch, steps: int, known: float = 0.0, seed: int = 0) -> Chains:
     """Return a chain from every row that has ``steps - 1`` rows of its document behind it.
 
     Args:
@@ -53,6 +53,7 @@ def chains_of(batch: Batch, steps: int, known: float = 0.0) -> Chains:
         steps: of each chain.
         known: share of the chains, drawn at random, that go on from the target's final state;
             above 0 the batch needs ``final``.
+        seed: of that draw.
     """
     device = batch.rows.device
     ends = torch.tensor(batch.lengths).cumsum(0)
@@ -72,7 +73,8 @@ def chains_of(batch: Batch, steps: int, known: float = 0.0) -> Chains:
     if known:
         assert batch.final is not None
         final = batch.final[starts].float()
-        is_known = torch.rand(len(starts), 1, device=device) < known
+        drawn = torch.rand(len(starts), 1, generator=torch.Generator().manual_seed(seed))
+        is_known = drawn.to(device) < known
     nothing = batch.next.new_zeros(0, len(starts))
     return Chains(steps, starts, spans, torch.stack(tokens) if tokens else nothing, final, is_known)
 

@@ -110,8 +110,8 @@ def _check_starting_head(recipe: Recipe, asked: ExitHeadConfig) -> None:
 
 def _check_steps(before: ExitHeadConfig, after: ExitHeadConfig) -> None:
     """Refuse to take continuations from a head that has them."""
-    if after.steps == 1 < before.steps:
+    if after.steps < before.steps:
         raise TrainingError(
             f"the head to go on from is trained for {before.steps} steps, the round behind it for "
-            f"1, which would spoil the others; set steps to {before.steps}"
+            f"{after.steps}, which would spoil the others; set steps to {before.steps}"
         )

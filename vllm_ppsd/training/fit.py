@@ -129,7 +129,9 @@ class Fit:
         return self._validation()
 
     def _step(self, batch: Batch) -> None:
-        chains = chains_of(batch, self._steps_trained, KNOWN) if self._steps_trained > 1 else None
+        chains = None
+        if self._steps_trained > 1:
+            chains = chains_of(batch, self._steps_trained, KNOWN, seed=self._at.step)
         with self._accelerator.autocast():
             logits = self._head(batch.states, batch.lengths, batch.rows, batch.deeper, chains)
         loss = loss_by_steps(logits, batch, chains, self._vocabulary, self._settings)

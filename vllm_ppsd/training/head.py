@@ -106,8 +106,12 @@ class TrainableHead(nn.Module):
         entries = None if chains is None else ChainEntries(chains, rows)
         final = self.predicted(states, lengths, rows, deeper, entries)
         logits = [self.logits(final)]
-        if chains is None or entries is None or not chains.spans:
+        if chains is None or entries is None:
             return logits
+        if not chains.spans:
+            # Processes that train together expect gradients of the same parameters.
+            unused = sum(p.sum() for p in self.fuse.parameters()) if self.fuse else 0
+            return [logits[0] + 0 * unused]
         final = final[chains.starts]
         place = positions(lengths).to(states.device)[rows[chains.starts]]
         for step, tokens in enumerate(chains.tokens, start=2):

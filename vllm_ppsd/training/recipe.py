@@ -100,8 +100,8 @@ class Round(_Part):
     Attributes:
         data: JSONL files of prompts (see ``vllm_ppsd.tools.prompts``).
         shards: of the text, how many are written and used; None for all.
-        steps: draft steps that the head is trained for; further ones than those of the head that
-            a round goes on from start from ridge regression.
+        steps: draft steps that the head is trained for. Where the head that a round goes on from
+            has one, the way to the others starts from ridge regression.
     """
 
     data: tuple[str, ...] = ()

@@ -109,7 +109,7 @@ class ProposerStage(NonLastStage):
 
     def _hear(self) -> None:
         verdict, buffers = self._verdicts.receive_with_buffers()
-        self._final.receive(verdict, buffers)
+        self._final.receive(verdict, buffers, self._stale_book.knows)
         self._gate.judge(verdict)
 
     def _entered(self, batch: Batch) -> None:

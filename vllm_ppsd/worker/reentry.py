@@ -6,7 +6,7 @@ behind that from the state that the token was sampled from: the LM head's input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -46,15 +46,24 @@ class FinalStates:
         self._hidden_size, self._dtype, self._device = hidden_size, dtype, device
         self._states: dict[str, tuple[int, int, torch.Tensor]] = {}
 
-    def receive(self, verdict: Verdict, buffers: Sequence[bytes]) -> None:
-        """Take in what came with a verdict."""
+    def receive(
+        self, verdict: Verdict, buffers: Sequence[bytes], knows: Callable[[str], bool]
+    ) -> None:
+        """Take in what came with a verdict.
+
+        Args:
+            verdict: the verdict.
+            buffers: that followed it.
+            knows: whether a request has not left: a verdict may come in after that.
+        """
         if not verdict.final:
             return
         flat = torch.frombuffer(bytearray(buffers[0]), dtype=self._dtype)
         states = flat.view(-1, self._hidden_size)
         for request_id, state in zip(verdict.final, states, strict=True):
-            token = verdict.outcomes[request_id].tokens[-1]
-            self._states[request_id] = verdict.tick, token, state
+            if knows(request_id):
+                token = verdict.outcomes[request_id].tokens[-1]
+                self._states[request_id] = verdict.tick, token, state.clone()
 
     def take(self, lanes: Sequence[Lane]) -> tuple[list[int], torch.Tensor]:
         """Return the known tokens of re-entry bursts, and the final states before them.
