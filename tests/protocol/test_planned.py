@@ -9,6 +9,7 @@ from vllm_ppsd.protocol import (
     BurstPlan,
     BurstPolicy,
     Decoding,
+    FixedPlan,
     Lane,
     Outcome,
     PartCosts,
@@ -105,3 +106,14 @@ def test_verdicts_are_learned_by_step(
     )
     load.judged(lane, Outcome("a", (7,) * (accepted + 1), compared, accepted))
     assert learned == [("a", steps, accepted, reentry)]
+
+
+def test_a_fixed_plan_is_every_requests():
+    load = PlannedLoad(2, 3, FixedPlan(VERIFIED), PartCosts([1.0, 1.0], 0.1))
+    load.choose(["a", "b", "c"])
+    admitted = load.admit(decoding(load, a=0, b=0, c=0))
+    assert len(admitted.entering) == 2
+    assert admitted.drafting == {"a", "b", "c"}
+    load.judged(Lane("a", 0, 5, 4, 3, 4), Outcome("a", (7,), 1, 0))
+    load.forget("a")
+    assert load.news(0.0) is None

@@ -19,6 +19,7 @@ from vllm_ppsd.protocol import (
     BurstPolicy,
     Decoding,
     FixedDepth,
+    FixedPlan,
     Lane,
     LoadPolicy,
     Outcome,
@@ -60,11 +61,15 @@ class Admission:
         self._costs = TickCosts()
         self._load: LoadPolicy | None = None
         self._planned: PlannedLoad | None = None
-        if self._plan is None:
+        if config.max_drafts and not config.exact:
             costs = PartCosts(weights.stages, weights.head / weights.stages[0])
             self._costs = costs.ticks
-            policy = BurstPolicy(
-                config.longest_burst, config.max_drafts, MARGIN, shared=config.load_adaptive
+            policy: BurstPolicy | FixedPlan = (
+                BurstPolicy(
+                    config.longest_burst, config.max_drafts, MARGIN, shared=config.load_adaptive
+                )
+                if self._plan is None
+                else FixedPlan(self._plan)
             )
             self._planned = PlannedLoad(stages, config.max_drafts, policy, costs)
         elif config.load_adaptive and config.max_drafts:
@@ -167,7 +172,7 @@ class Admission:
         ordinary = tokens == requests + drafts and any(output.sampled_token_ids)
         if ordinary and self._last_result is not None:
             # Bursts are of rows; else every lane is one.
-            self._costs.observe(requests if self._plan else tokens, now - self._last_result)
+            self._costs.observe(tokens if self._planned else requests, now - self._last_result)
         # The time to the next result is that of a tick only if the stages are full.
         full = self._in_flight >= self._stages - 1
         self._last_result = now if ordinary and full else None

@@ -18,7 +18,7 @@ from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
 from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.numbering import TickBook
-from vllm_ppsd.protocol.planned import PlannedLoad
+from vllm_ppsd.protocol.planned import FixedPlan, PlannedLoad
 from vllm_ppsd.protocol.pruning import OrderError, StaleBook, TickGate
 from vllm_ppsd.protocol.retirement import RetirementBook
 from vllm_ppsd.protocol.slots import SlotBook, SlotError, slot_blocks
@@ -50,6 +50,7 @@ __all__ = [
     "DraftBook",
     "Drafts",
     "FixedDepth",
+    "FixedPlan",
     "Flight",
     "Lane",
     "LoadPolicy",

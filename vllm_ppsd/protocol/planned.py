@@ -10,12 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vllm_ppsd.protocol.acceptance import REENTRY
+from vllm_ppsd.protocol.acceptance import REENTRY, StepBook
 from vllm_ppsd.protocol.burst_policy import BurstPolicy
-from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan
+from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
 from vllm_ppsd.protocol.costs import PartCosts
 from vllm_ppsd.protocol.load import Admitted, Decoding
 from vllm_ppsd.protocol.tick import Lane, Outcome
+
+
+class FixedPlan:
+    """In place of ``BurstPolicy``: the same plan for every request, whatever the load.
+
+    Args:
+        plan: the plan.
+    """
+
+    def __init__(self, plan: BurstPlan) -> None:
+        self._plan = plan
+        self.acceptance = StepBook()
+
+    def choose(self, request_ids: Sequence[str], times: StageTimes) -> dict[str, BurstPlan]:
+        """Return the plan of every request."""
+        return dict.fromkeys(request_ids, self._plan)
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request that has left the engine."""
+        self.acceptance.forget(request_id)
+
+    def news(self, now: float) -> str | None:
+        """Return words for the log: there is nothing new."""
+        return None
 
 
 class PlannedLoad:
@@ -28,7 +52,9 @@ class PlannedLoad:
         costs: what the parts of a tick take.
     """
 
-    def __init__(self, stages: int, max_drafts: int, policy: BurstPolicy, costs: PartCosts) -> None:
+    def __init__(
+        self, stages: int, max_drafts: int, policy: BurstPolicy | FixedPlan, costs: PartCosts
+    ) -> None:
         self._stages, self._max_drafts = stages, max_drafts
         self._policy, self.costs = policy, costs
         self._plans: dict[str, BurstPlan] = {}
