@@ -100,7 +100,10 @@ def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a head that goes on and is often right."""
     folder = calmed(tiny_llama, tmp_path_factory.mktemp("calmed") / "llama")
     init_head(str(folder), folder / "one", exit_layer=3, head_type="transformer")
-    with_steps(folder / "one", folder / "ppsd")
+    reference = Reference(folder)
+    prompts = [[5, 6, 7], [9, 9], *(list(range(start, start + 40)) for start in (9, 100, 200, 300))]
+    texts = [[*prompt, *reference.greedy(prompt, 60)] for prompt in prompts]
+    with_steps(folder / "one", folder / "ppsd", 4, texts, folder)
     return folder
 
 
