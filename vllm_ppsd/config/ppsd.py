@@ -16,6 +16,7 @@ from vllm.v1.sample.logits_processor import LOGITSPROCS_GROUP
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.protocol import PLAIN, BurstPlan
+from vllm_ppsd.protocol.acceptance import STEPS
 
 
 class SyntheticDrafter(BaseModel):
@@ -37,7 +38,7 @@ class SyntheticDrafter(BaseModel):
     seed: int = 0
 
 
-MAX_BURST = 8
+MAX_BURST = STEPS
 """Tokens of a lane, at most."""
 
 
@@ -57,7 +58,7 @@ class FixedBurst(BaseModel):
     following: int = Field(default=1, ge=0, le=MAX_BURST)
 
 
-MOST_CONTINUATIONS = 8
+MOST_CONTINUATIONS = STEPS
 """How often a head goes on at most, which may be more often than it was trained for."""
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from vllm_ppsd.sampling.noise import choose, exponential_noise, state
-from vllm_ppsd.training.by_step import StepCounts, burst_tokens, count_greedy
+from vllm_ppsd.sampling.noise import choose
+from vllm_ppsd.training.by_step import StepCounts, burst_tokens, count_steps
 from vllm_ppsd.training.chains import chains_of
 from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.draws import ROWS, Draws
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DIVERGENCE, DraftVocabulary, loss_by_steps
 from vllm_ppsd.training.recipe import Optimisation
-
-ROWS = 256
-"""Rows that noise is made for at once: it is of the vocabulary's size."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def validate(
         agreements += int((drafts == batch.top_ids[:, 0]).sum())
         loss += loss_by_steps(by_step, batch, chains, vocabulary, weights).item() * len(batch.rows)
         rows += len(batch.rows)
-        count_greedy(counts, by_step, batch, chains, vocabulary)
+        count_steps(counts, by_step, chains, vocabulary, batch.next)
     head.train(was_training)
     steps = counts.steps()
     return Validation(
@@ -114,20 +112,15 @@ def judge_sampled(
         temperature: above zero.
     """
     head.eval()
-    lm_head = lm_head[: head.config.target.vocab_size].float()
-    every = torch.arange(len(lm_head), device=lm_head.device)
+    draws = Draws(head, lm_head, temperature)
     drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=lm_head.device))
     hits = rows = 0
     overlap = argmax = 0.0
     for batch in batches:
         assert batch.final is not None
         drafting = head(batch.states, batch.lengths, batch.rows, batch.deeper)[0]
-        for final, logits in zip(batch.final.split(ROWS), drafting.split(ROWS), strict=True):
-            with torch.autocast(final.device.type, enabled=False):
-                target = head.shape.apply(final.float() @ lm_head.T) / temperature
-            # A generator's state for every row: any will do that no two rows share.
-            states = torch.tensor([state(0, rows + i) for i in range(len(target))])
-            noise = exponential_noise(states.to(target.device), every)
+        some = zip(draws.of(batch.final), drafting.split(ROWS), strict=True)
+        for (target, noise), logits in some:
             drawn = choose(target, noise)
             drafts = drawable[choose(logits / temperature, noise[:, drawable])]
             hits += int((drafts == drawn).sum())

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from vllm_ppsd.sampling.noise import exponential_noise, state
+from vllm_ppsd.sampling.noise import choose
 from vllm_ppsd.training.chains import Chains, chains_of
 from vllm_ppsd.training.dataset import Batch
+from vllm_ppsd.training.draws import Draws
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import DraftVocabulary
 
-ROWS = 256
-"""Rows that noise of the target's vocabulary is made for at once."""
+Scored = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Scores of drafts, by logits [chains, draft vocabulary] and the batch's rows, int64 [chains]."""
 
 LONGEST = 8
 """Drafts that are judged in a burst."""
@@ -104,19 +105,34 @@ class StepCounts:
         ]
 
 
-def count_greedy(
+def count_steps(
     counts: StepCounts,
     by_step: Sequence[torch.Tensor],
-    batch: Batch,
     chains: Chains,
     vocabulary: DraftVocabulary,
+    tokens: torch.Tensor,
+    skipped: int = 0,
+    scored: Scored | None = None,
 ) -> None:
-    """Take in a batch's greedy drafts, step by step; arguments as of ``loss_by_steps``."""
-    counts.begin(len(chains.starts), batch.rows.device)
-    for step, logits in enumerate(by_step, start=1):
+    """Take in a batch's drafts, step by step.
+
+    Args:
+        counts: which they are added to.
+        by_step: logits of every step, as ``TrainableHead.forward`` returns them.
+        chains: of the batch.
+        vocabulary: what the head can draft.
+        tokens: int64 [rows], the target's.
+        skipped: how many steps, the first ones, are not judged.
+        scored: what drafts are chosen by; None for the logits.
+    """
+    counts.begin(len(chains.starts), tokens.device)
+    for step, logits in enumerate(by_step[skipped:], start=1 + skipped):
         rows = chains.rows(step)
-        best = (logits[rows] if step == 1 else logits).topk(max(BEST)).indices
-        counts.judge(step, vocabulary.tokens(best), batch.next[rows])
+        scores = logits[rows] if step == 1 else logits
+        if scored is not None:
+            scores = scored(scores, rows)
+        best = scores.topk(max(BEST)).indices
+        counts.judge(step - skipped, vocabulary.tokens(best), tokens[rows])
 
 
 @torch.no_grad()
@@ -144,7 +160,8 @@ def judge_steps(
             from its own final state; else the first is behind an exit state.
     """
     head.eval()
-    lm_head = lm_head[: head.config.target.vocab_size].float()
+    draws = Draws(head, lm_head, temperature) if temperature else None
+    drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=lm_head.device))
     skipped = int(known)
     counts = StepCounts()
     for batch in batches:
@@ -152,45 +169,18 @@ def judge_steps(
         if not chains.spans:
             continue
         by_step = head(batch.states, batch.lengths, batch.rows, batch.deeper, chains)
-        tokens, noise = batch.next, None
-        if temperature:
-            tokens, noise = _drawn(head, batch, vocabulary, lm_head, temperature)
-        counts.begin(len(chains.starts), batch.rows.device)
-        for step, logits in enumerate(by_step[skipped:], start=1 + skipped):
-            rows = chains.rows(step)
-            scores = logits[rows] if step == 1 else logits
-            if noise is not None:
-                scores = scores / temperature - noise[rows].log()
-            best = scores.topk(max(BEST)).indices
-            counts.judge(step - skipped, vocabulary.tokens(best), tokens[rows])
+        tokens, scored = batch.next, None
+        if draws is not None:
+            assert batch.final is not None
+            drawn, kept = [], []
+            for logits, noise in draws.of(batch.final):
+                drawn.append(choose(logits, noise))
+                kept.append(noise[:, drawable])
+            tokens, scored = torch.cat(drawn), _by_noise(torch.cat(kept), temperature)
+        count_steps(counts, by_step, chains, vocabulary, tokens, skipped, scored)
     return counts.steps()
 
 
-def _drawn(
-    head: TrainableHead,
-    batch: Batch,
-    vocabulary: DraftVocabulary,
-    lm_head: torch.Tensor,
-    temperature: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the target's token at every row.
-
-    Returns:
-        int64 [rows]; and the noise of the tokens that the head can draft, float32 [rows, draft
-        vocabulary].
-    """
-    assert batch.final is not None
-    device = batch.rows.device
-    every = torch.arange(len(lm_head), device=device)
-    drawable = vocabulary.tokens(torch.arange(len(head.lm_head), device=device))
-    drawn, kept = [], []
-    for number, final in enumerate(batch.final.split(ROWS)):
-        with torch.autocast(device.type, enabled=False):
-            logits = head.shape.apply(final.float() @ lm_head.T) / temperature
-        # A generator's state for every row: any will do that no two rows share.
-        first = number * ROWS
-        states = torch.tensor([state(0, first + i) for i in range(len(final))], device=device)
-        noise = exponential_noise(states, every)
-        drawn.append((logits - noise.log()).argmax(dim=-1))
-        kept.append(noise[:, drawable])
-    return torch.cat(drawn), torch.cat(kept)
+def _by_noise(noise: torch.Tensor, temperature: float) -> Scored:
+    """Return scores of which the largest is what ``choose`` would; noise is [rows, drafts]."""
+    return lambda logits, rows: logits / temperature - noise[rows].log()
