@@ -1,8 +1,9 @@
-"""Two nodes over a slow link: a stage on each, plain decoding and PPSD at several depths.
+"""Two nodes over a slow link: a stage on each, plain decoding and PPSD.
 
 Every server has its first stage at one end of a link and its second at the other
 (``benchmarks.slow_link``; needs root), each on a core of its own. All servers are up at
-once and take turns on every prompt, at every delay.
+once and take turns on every prompt, at every delay. ``--depths`` adds servers in exact mode, with
+so many drafts in flight.
 
     python -m benchmarks.nodes MODEL --prompts FOLDER [--delays 0 2 10 50] [--depths 1 2 4]
 """
@@ -120,13 +121,18 @@ def _answer(server: Server, text: str, tokens: int) -> tuple[str, float]:
 def _all_servers(
     given: argparse.Namespace, folder: Path, link: SlowLink
 ) -> Iterator[dict[str, Server]]:
-    """Servers by name: plain decoding with PPSD's split, and PPSD at every depth."""
+    """Servers by name: plain decoding with PPSD's split, PPSD, and exact PPSD at every depth."""
     split = split_of(given.head, given.model)
     common = [*COMMON, "--max-num-seqs", "16", "--kv-cache-memory-bytes", str(2**29)]
-    kinds: dict[str, list[str]] = {PLAIN: []}
+    kinds: dict[str, list[str]] = {PLAIN: [], "PPSD": ["--speculative-model", given.head]}
     for depth in given.depths:
-        speculation = ["--speculative-model", given.head, "--spec-tokens", str(depth)]
-        kinds[f"PPSD, {depth} in flight"] = speculation
+        options = {
+            "method": "ppsd",
+            "model": given.head,
+            "num_speculative_tokens": depth,
+            "exact": True,
+        }
+        kinds[f"exact, {depth} in flight"] = ["--speculative-config", json.dumps(options)]
     with contextlib.ExitStack() as stack:
         servers = {}
         for number, (name, options) in enumerate(kinds.items()):
@@ -150,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--delays", type=float, nargs="+", default=[0, 2, 10, 50], help="milliseconds, each way"
     )
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 4], help="drafts in flight")
+    parser.add_argument("--depths", type=int, nargs="*", default=[], help="drafts in flight")
     return parser
 
 

@@ -44,6 +44,10 @@ class HeadDrafter:
         draw: draws the drafts of sampled requests; None to draft greedily for them, too.
         with_probabilities: whether drafts carry the head's probability of its most probable
             token.
+
+    Attributes:
+        head: as given.
+        continuation: as given.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class HeadDrafter:
         draw: Draw | None,
         with_probabilities: bool,
     ) -> None:
-        self._head, self._continuation = head, continuation
+        self.head, self.continuation = head, continuation
         self._port, self._draw = port, draw
         self._token_ids = head.token_ids
         self._with_probabilities = with_probabilities
@@ -65,7 +69,7 @@ class HeadDrafter:
         if not wanted:
             self.write_entries(states)
             return []
-        guess = self._head(*states[:3], last, states.deeper)
+        guess = self.head(*states[:3], last, states.deeper)
         tokens = self._choose(guess, wanted)
         steps = [_Step(range(len(wanted)), tokens, guess.probabilities)]
         if any(one.length > 1 for one in wanted):
@@ -84,13 +88,13 @@ class HeadDrafter:
         return self._bursts(wanted, steps, number=2)
 
     def write_entries(self, states: ExitStates) -> None:
-        self._head.write_entries(*states)
+        self.head.write_entries(*states)
 
     def warm_up(self, states: ExitStates, behind_passes: bool = True) -> None:
         if behind_passes:
-            self._head.warm_up(*states)
-        if self._continuation is not None:
-            self._continuation.warm_up(states.positions, states.hidden)
+            self.head.warm_up(*states)
+        if self.continuation is not None:
+            self.continuation.warm_up(states.positions, states.hidden)
 
     def _continue(
         self,
@@ -109,7 +113,7 @@ class HeadDrafter:
             made: how many drafts every request has.
             promising: as for ``go_on``.
         """
-        assert self._continuation is not None, "a head of one step was asked to go on"
+        assert self.continuation is not None, "a head of one step was asked to go on"
         steps: list[_Step] = []
         places: Sequence[int] = range(len(wanted))
         doubtful: set[int] = set()
@@ -125,7 +129,7 @@ class HeadDrafter:
                 min(wanted[i].length for i in places) - made,
             ) as positions:
                 for at in positions:
-                    guess = self._continuation(at, final, tokens)
+                    guess = self.continuation(at, final, tokens)
                     final = guess.final
                     tokens = self._choose(guess, [wanted[i] for i in places], made)
                     steps.append(_Step(places, tokens, guess.probabilities))
