@@ -99,3 +99,4 @@ def test_lanes_of_several_tokens_count_by_tokens_and_drafts():
     assert trace.acceptance == pytest.approx(4 / 5)
     begin, end = trace.window()
     assert trace.ms_per_token() == pytest.approx((end - begin) / 4)
+    assert trace.lanes() == {(False, 3): 1, (True, 3): 1, (True, 1): 1}

@@ -15,6 +15,7 @@ from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
 from vllm_ppsd.protocol import (
     PLAIN,
     Admitted,
+    Admitting,
     BurstPlan,
     BurstPolicy,
     Decoding,
@@ -32,10 +33,6 @@ from vllm_ppsd.protocol import (
 from vllm_ppsd.protocol.load import UNBOUNDED
 
 logger = init_logger("vllm.plugins.ppsd")
-
-LOG_EVERY = 10.0
-"""Seconds between two lines of the log about the load, at least."""
-
 
 MARGIN = 1.05
 """Times what plain decoding yields that drafting must promise where several requests decode: the
@@ -57,29 +54,28 @@ class Admission:
 
     def __init__(self, config: PPSDConfig, stages: int, ticks: TickBook, weights: ByWeight) -> None:
         self._stages, self._ticks = stages, ticks
-        self._plan = config.plan
-        self._costs = TickCosts()
-        self._load: LoadPolicy | None = None
-        self._planned: PlannedLoad | None = None
-        if config.max_drafts and not config.exact:
-            costs = PartCosts(weights.stages, weights.head / weights.stages[0])
-            self._costs = costs.ticks
-            policy: BurstPolicy | FixedPlan = (
-                BurstPolicy(
-                    config.longest_burst, config.max_drafts, MARGIN, shared=config.load_adaptive
-                )
-                if self._plan is None
-                else FixedPlan(self._plan)
-            )
-            self._planned = PlannedLoad(stages, config.max_drafts, policy, costs)
-        elif config.load_adaptive and config.max_drafts:
-            self._load = LoadPolicy(stages, config.max_drafts, self._costs)
-        self._policy = self._planned or self._load or FixedDepth(config.max_drafts)
+        self._parts: PartCosts | None = None
+        self._policy: Admitting
+        if not config.max_drafts or (config.exact and not config.load_adaptive):
+            self._costs = TickCosts()
+            self._policy = FixedDepth(config.max_drafts)
+        elif config.exact:
+            self._costs = TickCosts()
+            self._policy = LoadPolicy(stages, config.max_drafts, self._costs)
+        else:
+            self._parts = PartCosts(weights.stages, weights.head / weights.stages[0])
+            self._costs = self._parts.ticks
+            policy: BurstPolicy | FixedPlan
+            if config.plan is None:
+                drafts = config.longest_burst, config.max_drafts
+                policy = BurstPolicy(*drafts, MARGIN, shared=config.load_adaptive)
+            else:
+                policy = FixedPlan(config.plan)
+            self._policy = PlannedLoad(stages, config.max_drafts, policy, self._parts)
         self._alone: tuple[int, float, Lane] | None = None
         self._drafted: dict[str, bool] = {}
         self._in_flight = 0
         self._last_result: float | None = None
-        self._logged = (0.0, -1)
 
     def full(self, requests: int) -> bool:
         """Whether nothing is to be scheduled for ``requests`` until a result is in."""
@@ -92,8 +88,7 @@ class Admission:
             running: the scheduler's running requests.
             waiting: how many more wait.
         """
-        if self._planned is not None:
-            self._planned.choose([r.request_id for r in running])
+        self._policy.choose([r.request_id for r in running])
         decoding = [
             # A grammar's next mask needs the token before it, so requests with
             # structured output decode plainly.
@@ -109,7 +104,8 @@ class Admission:
             if not r.is_prefill_chunk
         ]
         admitted = self._policy.admit(decoding, waiting > 0 or len(decoding) < len(running))
-        self._log(len(decoding))
+        if news := self._policy.news(time.monotonic()):
+            logger.info("PPSD: %s", news)
         return admitted
 
     def plan(self, request: Request) -> BurstPlan:
@@ -117,8 +113,7 @@ class Admission:
         sampling = request.sampling_params
         if request.use_structured_output:
             return PLAIN
-        base = self._plan if self._planned is None else self._planned.plan(request.request_id)
-        assert base is not None
+        base = self._policy.plan(request.request_id)
         if sampling is not None and sampling.thinking_token_budget is not None:
             # What ends its thinking is counted once a step.
             return ONE_TOKEN_EACH if base.depth else PLAIN
@@ -142,10 +137,7 @@ class Admission:
         self._in_flight += bool(lanes)
         for request_id in left:
             self._drafted.pop(request_id, None)
-            if self._load is not None:
-                self._load.acceptance.forget(request_id)
-            if self._planned is not None:
-                self._planned.forget(request_id)
+            self._policy.forget(request_id)
         if self._in_flight == len(lanes) == 1 and lanes[0].is_root and lanes[0].samples:
             self._alone = lanes[0].tick, time.monotonic(), lanes[0]
         entered = {lane.request_id for lane in lanes}
@@ -165,25 +157,21 @@ class Admission:
             return
         self._in_flight -= 1
         now = time.monotonic()
-        if self._planned is not None:
-            self._learn_parts(self._planned.costs, scheduler_output.tick, output, now)
+        if self._parts is not None:
+            self._learn_parts(self._parts, scheduler_output.tick, output, now)
         drafts = sum(map(len, scheduler_output.scheduled_spec_decode_tokens.values()))
         tokens = scheduler_output.total_num_scheduled_tokens
         ordinary = tokens == requests + drafts and any(output.sampled_token_ids)
         if ordinary and self._last_result is not None:
             # Bursts are of rows; else every lane is one.
-            self._costs.observe(tokens if self._planned else requests, now - self._last_result)
+            self._costs.observe(tokens if self._parts else requests, now - self._last_result)
         # The time to the next result is that of a tick only if the stages are full.
         full = self._in_flight >= self._stages - 1
         self._last_result = now if ordinary and full else None
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
-        if self._planned is not None:
-            self._planned.judged(lane, outcome)
-        if self._load is not None:
-            for i in range(outcome.compared):
-                self._load.acceptance.judged(outcome.request_id, hit=i < outcome.accepted)
+        self._policy.judged(lane, outcome)
 
     def _learn_parts(
         self, costs: PartCosts, tick: Tick, output: ModelRunnerOutput, now: float
@@ -196,21 +184,3 @@ class Admission:
             if lane.length == lane.samples:
                 costs.observe_round_trip(lane.length, lane.drafted, now - sent)
             self._alone = None
-
-    def _log(self, decoding: int) -> None:
-        if self._planned is not None and (news := self._planned.news(time.monotonic())):
-            logger.info("PPSD: %s", news)
-        at, drafting = self._logged
-        if self._load is None or self._load.drafting == drafting:
-            return
-        now = time.monotonic()
-        if now - at < LOG_EVERY:
-            return
-        self._logged = (now, self._load.drafting)
-        logger.info(
-            "PPSD: %d of %d decoding requests draft; recent acceptance rate %.2f, %s",
-            self._load.drafting,
-            decoding,
-            self._load.acceptance.overall,
-            self._costs.describe(),
-        )

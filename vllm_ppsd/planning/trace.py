@@ -48,6 +48,7 @@ def run(model: str, head: str | None, prompt: str, tokens: int, output: Path) ->
     write_whole(trace_file, lambda path: path.write_text(json.dumps(events(runs))))
     draw(runs, picture)
     console.print(_table(runs))
+    console.print(_lanes(runs[PPSD]))
     console.print(f"{trace_file} (open in ui.perfetto.dev or chrome://tracing), {picture}")
     return 0
 
@@ -60,6 +61,15 @@ def _table(runs: Mapping[str, Trace]) -> Table:
         for stage, share in enumerate(trace.shares()):
             first = [name, f"{trace.ms_per_token():.1f}", rate] if stage == 0 else [""] * 3
             table.add_row(*first, str(stage), *(f"{part:.2f}" for part in share))
+    return table
+
+
+def _lanes(trace: Trace) -> Table:
+    """Return how many lanes of each kind were sent, most frequent first."""
+    table = Table("lanes sent", "begin with", "drafts", title="PPSD's lanes", title_justify="left")
+    for (known, drafts), count in trace.lanes().most_common():
+        first = "a known token" if known else "a draft, ahead of the verdict"
+        table.add_row(str(count), first, str(drafts))
     return table
 
 

@@ -16,7 +16,7 @@ from vllm_ppsd.protocol.costs import PartCosts, TickCosts
 from vllm_ppsd.protocol.diagonal import DiagonalBook
 from vllm_ppsd.protocol.drafting import DraftBook, MissingDraftError
 from vllm_ppsd.protocol.flight import Flight, flush, may_enter, steps_in_flight
-from vllm_ppsd.protocol.load import Admitted, Decoding, FixedDepth, LoadPolicy
+from vllm_ppsd.protocol.load import Admitted, Admitting, Decoding, FixedDepth, LoadPolicy
 from vllm_ppsd.protocol.numbering import TickBook
 from vllm_ppsd.protocol.planned import FixedPlan, PlannedLoad
 from vllm_ppsd.protocol.pruning import OrderError, StaleBook, TickGate
@@ -40,6 +40,7 @@ __all__ = [
     "PLAIN",
     "AcceptanceBook",
     "Admitted",
+    "Admitting",
     "BurstPlan",
     "BurstPolicy",
     "Candidate",

@@ -14,10 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from vllm_ppsd.protocol.acceptance import AcceptanceBook
+from vllm_ppsd.protocol.bursts import BurstPlan
 from vllm_ppsd.protocol.costs import TickCosts
 from vllm_ppsd.protocol.flight import may_enter
+from vllm_ppsd.protocol.tick import Lane, Outcome
 
 DOUBT = 500
 """Ticks without drafting after which a low acceptance rate is mostly doubted, and tried anew."""
@@ -27,9 +30,11 @@ MARGIN = 1.25
 decode: the head's time over many lanes and the scheduler's are not in what a tick takes by its
 lanes. (docs/measurements.md)"""
 
-
 UNBOUNDED = 2**31
 """A depth that bounds nothing."""
+
+LOG_EVERY = 10.0
+"""Seconds between two lines of the log about the load, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,57 @@ class Admitted:
     decoding: set[str]
 
 
+class Admitting(Protocol):
+    """Decides which decoding requests enter each tick, and how they draft."""
+
+    def choose(self, request_ids: Sequence[str]) -> None:
+        """Choose the plans of all running requests, once a tick."""
+
+    def plan(self, request_id: str) -> BurstPlan:
+        """Return how a request drafts, where it may."""
+
+    def full(self, requests: int, in_flight: int) -> bool:
+        """Whether the stages are full: the next tick waits until a result is in.
+
+        Args:
+            requests: all that are not finished.
+            in_flight: ticks whose result has not come back.
+        """
+
+    def admit(self, requests: Sequence[Decoding], prompts: bool = False) -> Admitted:
+        """Decide for the next tick.
+
+        Args:
+            requests: every decoding request, in the scheduler's order.
+            prompts: whether prompts are to enter it.
+        """
+
+    def drafts_beside_prompts(self, requests: int) -> bool:
+        """Whether stage 0 drafts in a tick that carries a prompt.
+
+        The head is run over all tokens of a tick then, instead of writing its key/value
+        entries alone, which takes longer than a few drafts are worth.
+
+        Args:
+            requests: that are running or in the tick.
+        """
+
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
+        """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request that has left the engine."""
+
+    def news(self, now: float) -> str | None:
+        """Return words for the log if the choice has changed, now and then.
+
+        Args:
+            now: seconds of any clock.
+        """
+
+
 class FixedDepth:
-    """Lets every request draft as deep as it may, whatever the load.
+    """Lets every request draft as deep as it may, a token a lane, whatever the load.
 
     Args:
         max_drafts: drafts of a request that may be unverified.
@@ -80,6 +134,13 @@ class FixedDepth:
 
     def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
+
+    def choose(self, request_ids: Sequence[str]) -> None:
+        """All have the same plan."""
+
+    def plan(self, request_id: str) -> BurstPlan:
+        """Return the one plan."""
+        return BurstPlan(reentry=0, following=1, depth=self._max_drafts)
 
     def drafts_beside_prompts(self, requests: int) -> bool:
         """Whether stage 0 drafts in a tick that carries a prompt: always."""
@@ -101,9 +162,19 @@ class FixedDepth:
         }
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
+        """Nothing is learned."""
 
-class LoadPolicy:
-    """Chooses the decoding requests of every tick.
+    def forget(self, request_id: str) -> None:
+        """Nothing is remembered."""
+
+    def news(self, now: float) -> str | None:
+        """Return words for the log: there is nothing new."""
+        return None
+
+
+class LoadPolicy(FixedDepth):
+    """Lets those requests draft, a token a lane, with which most tokens a second come out.
 
     Args:
         stages: n.
@@ -112,13 +183,15 @@ class LoadPolicy:
 
     Attributes:
         drafting: how many requests were let draft last.
-        acceptance: recent acceptance rates, updated by the scheduler.
+        acceptance: recent acceptance rates.
     """
 
     def __init__(self, stages: int, max_drafts: int, costs: TickCosts) -> None:
-        self._stages, self._max_drafts, self._costs = stages, max_drafts, costs
+        super().__init__(max_drafts)
+        self._stages, self._costs = stages, costs
         self.acceptance = AcceptanceBook(DOUBT)
-        self.drafting = 0
+        self.drafting = self._decoding = 0
+        self._said = (-1, 0.0)
 
     def full(self, requests: int, in_flight: int) -> bool:
         """Whether the stages are full: the next tick waits until a result is in.
@@ -126,20 +199,12 @@ class LoadPolicy:
         A tick more would only split the requests into more and smaller groups, which
         stay apart from then on, and keep prompts apart from the decoding lanes that
         could share their ticks. One request alone has a tick sent ahead.
-
-        Args:
-            requests: all that are not finished.
-            in_flight: ticks whose result has not come back.
         """
         return requests > 1 and in_flight >= max(self._stages, self._max_drafts + 1)
 
     def admit(self, requests: Sequence[Decoding], prompts: bool = False) -> Admitted:
-        """Decide for the next tick.
-
-        Args:
-            requests: every decoding request, in the scheduler's order.
-            prompts: whether prompts are to enter it.
-        """
+        """Decide for the next tick."""
+        self._decoding = len(requests)
         drafting = self._choose(requests)
         # Plain decoding is dealt evenly, or all of it would share one tick and leave the
         # stages behind it idle. Beside a prompt, which takes as long as many lanes, all
@@ -158,15 +223,28 @@ class LoadPolicy:
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
     def drafts_beside_prompts(self, requests: int) -> bool:
-        """Whether stage 0 drafts in a tick that carries a prompt.
-
-        The head is run over all tokens of a tick then, instead of writing its key/value
-        entries alone, which takes longer than a few drafts are worth.
-
-        Args:
-            requests: that are running or in the tick.
-        """
+        """Whether stage 0 drafts in a tick that carries a prompt: of one request alone."""
         return requests == 1
+
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
+        """Learn how many drafts were hits."""
+        for i in range(outcome.compared):
+            self.acceptance.judged(outcome.request_id, hit=i < outcome.accepted)
+
+    def forget(self, request_id: str) -> None:
+        """Drop the acceptance rate of a request that has left the engine."""
+        self.acceptance.forget(request_id)
+
+    def news(self, now: float) -> str | None:
+        """Return how many requests draft if that has changed, now and then."""
+        drafting, at = self._said
+        if self.drafting == drafting or now - at < LOG_EVERY:
+            return None
+        self._said = self.drafting, now
+        return (
+            f"{self.drafting} of {self._decoding} decoding requests draft; recent acceptance rate "
+            f"{self.acceptance.overall:.2f}, {self._costs.describe()}"
+        )
 
     def _choose(self, requests: Sequence[Decoding]) -> set[str]:
         """Return the requests that may draft: those with the best acceptance rates."""

@@ -80,7 +80,7 @@ class PlannedLoad:
         return requests > 1 and in_flight >= max(self._stages, depth + 1)
 
     def admit(self, requests: Sequence[Decoding], prompts: bool = False) -> Admitted:
-        """Decide for the next tick, by the plans; arguments as of ``LoadPolicy.admit``."""
+        """Decide for the next tick, by the plans; arguments as of ``Admitting``."""
         roots = [r for r in requests if not r.depth]
         dealt = len(roots) if prompts else math.ceil(len(roots) / self._stages)
         entering: set[str] = set()
@@ -99,7 +99,7 @@ class PlannedLoad:
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
     def drafts_beside_prompts(self, requests: int) -> bool:
-        """Whether stage 0 drafts in a tick that carries a prompt; as of ``LoadPolicy``."""
+        """Whether stage 0 drafts in a tick that carries a prompt; of one alone."""
         return requests == 1
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:

@@ -6,6 +6,7 @@ node share.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -173,6 +174,17 @@ class Trace:
         lanes = [lane for n in self.decoding for lane in self.ticks[n] if lane.outcome in judged]
         compared = sum(lane.compared for lane in lanes)
         return 1 - self.count(LaneResult.MISS) / compared if lanes else None
+
+    def lanes(self) -> Counter[tuple[bool, int]]:
+        """Count the lanes of decode ticks by whether they begin with a known token, and drafts.
+
+        That is what the burst policy's plans came to.
+        """
+        return Counter(
+            (lane.known > 0, lane.length - lane.known)
+            for n in self.decoding
+            for lane in self.ticks[n]
+        )
 
     def work(self, stage: int, what: What) -> list[Span]:
         """Return the spans in which ``stage`` did ``what`` in decode ticks.
