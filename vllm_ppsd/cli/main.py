@@ -48,7 +48,7 @@ def _demo_model(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from vllm_ppsd.demo.run import run
 
-    return run(arguments.model, arguments.tokens)
+    return run(arguments.model, arguments.tokens, arguments.exact)
 
 
 def _init_head(arguments: argparse.Namespace) -> int:
@@ -94,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="plain pipeline decoding and PPSD side by side")
     demo.add_argument("model", help="folder of the demo model")
-    demo.add_argument("--tokens", type=int, default=64, help="output tokens per prompt")
+    demo.add_argument("--tokens", type=int, default=128, help="output tokens per prompt, at most")
+    demo.add_argument(
+        "--exact", action="store_true", help="bit-identical answers; fails if one is not"
+    )
     demo.set_defaults(run=_demo)
 
     head = commands.add_parser("init-head", help="make an untrained exit head for a model")
