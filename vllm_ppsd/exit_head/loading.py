@@ -17,6 +17,7 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm_ppsd.config.errors import ExitHeadError
 from vllm_ppsd.exit_head.config import ExitHeadConfig
 from vllm_ppsd.exit_head.dequantise import dequantised, holds_floats
+from vllm_ppsd.exit_head.int8 import Int8LMHead, runs_in_int8
 from vllm_ppsd.exit_head.target_files import model_folder
 
 _QKV = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
@@ -72,7 +73,8 @@ def load_lm_head(
 ) -> nn.Module:
     """Return the target's LM head, shared if tied, else loaded, cut to the draft vocabulary.
 
-    Called on the device and in the dtype that it is to have.
+    What is not shared is in int8 where ``runs_in_int8`` says so. Called on the device and in the
+    dtype that it is to have.
 
     Args:
         inner: the target's decoder (``model.model``).
@@ -95,6 +97,8 @@ def load_lm_head(
         weight = weight[draft_token_ids.to(weight.device)]
     lm_head = ParallelLMHead(weight.shape[0], config.target.hidden_size)
     lm_head.weight_loader(lm_head.weight, weight)
+    if runs_in_int8(model_config.dtype):
+        lm_head.quant_method = Int8LMHead()
     process_weights_after_loading(lm_head, model_config, lm_head.weight.device)
     return lm_head
 
