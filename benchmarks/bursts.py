@@ -4,7 +4,7 @@ All engines are alive at once, each in a process of its own, and take turns on e
 A B C …, then backwards). A speedup is the median of the ratios to the plain pipeline's
 neighbouring run. ``one process`` is plain decoding on all cores.
 
-    python -m benchmarks.bursts MODEL --head HEAD --prompts FOLDER [--fixed 4,0 2,1 …]
+    python -m benchmarks.bursts MODEL --prompts FOLDER [--temperatures 0 1] [--fixed 4,0 2,1 …]
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ PLAIN, DEFAULT, EXACT, SINGLE = "plain pipeline", "default", "exact", "one proce
 def main() -> None:
     """Run the benchmark and print its table."""
     given = _parser().parse_args()
-    runs = _measure(given)
-    report = {"rows": rows(runs)} | origin(
-        portable_command("python -m benchmarks.bursts", given.model)
-    )
+    by_temperature = _measure(given)
+    made = [
+        {"temperature": temperature} | row
+        for temperature, runs in by_temperature.items()
+        for row in rows(runs)
+    ]
+    report = {"rows": made} | origin(portable_command("python -m benchmarks.bursts", given.model))
     write_report(report, render(report["rows"]), given.json)
 
 
@@ -71,7 +74,8 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as a Markdown table."""
     return markdown_table(
         [
-            "",
+            "temperature",
+            "decoding",
             "ms per token (median)",
             "speedup (median, quartiles)",
             "drafts accepted",
@@ -79,6 +83,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         ],
         [
             [
+                f"{row['temperature']:g}",
                 row["name"],
                 f"{statistics.median(row['times_ms']):.1f}",
                 median_and_quartiles(row["speedups"]),
@@ -96,7 +101,7 @@ def fixed(text: str) -> dict[str, int]:
     return {"reentry": reentry, "following": following}
 
 
-def _measure(given: argparse.Namespace) -> dict[str, list[Run]]:
+def _measure(given: argparse.Namespace) -> dict[float, dict[str, list[Run]]]:
     head = find(given.head, given.model).config
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     prompts = [
@@ -119,14 +124,25 @@ def _measure(given: argparse.Namespace) -> dict[str, list[Run]]:
             engines[name] = start(2, speculative_config=speculation)
         engines[SINGLE] = start(1)
         for engine in engines.values():
-            engine.generate(prompts[0], 32, temperature=given.temperature)
-        runs: dict[str, list[Run]] = {name: [] for name in engines}
-        with progress("prompts") as bar:
-            for number, prompt in enumerate(bar.track(prompts * given.repeats)):
-                for name, engine in list(engines.items())[:: -1 if number % 2 else 1]:
-                    settle()
-                    run = engine.generate(prompt, given.tokens, temperature=given.temperature)
-                    runs[name].append(run)
+            engine.generate(prompts[0], 32)
+        return {
+            t: _turns(engines, prompts * given.repeats, given.tokens, t) for t in given.temperatures
+        }
+
+
+def _turns(
+    engines: Mapping[str, EngineProcess],
+    prompts: Sequence[list[int]],
+    tokens: int,
+    temperature: float,
+) -> dict[str, list[Run]]:
+    """Let the engines answer in turns; return the runs of each."""
+    runs: dict[str, list[Run]] = {name: [] for name in engines}
+    with progress(f"prompts at temperature {temperature:g}") as bar:
+        for number, prompt in enumerate(bar.track(prompts)):
+            for name, engine in list(engines.items())[:: -1 if number % 2 else 1]:
+                settle()
+                runs[name].append(engine.generate(prompt, tokens, temperature=temperature))
     return runs
 
 
@@ -134,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__)
     arguments.add_model(parser)
     arguments.add_prompts(parser, limit=2, tokens=256)
-    parser.add_argument("--temperature", type=float, default=0.0, help="of the answers")
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[0.0], help="of the answers"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="turns of every engine")
     parser.add_argument("--fixed", nargs="*", default=[], help="fixed bursts: reentry,following")
     return parser

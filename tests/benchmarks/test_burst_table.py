@@ -16,8 +16,8 @@ def test_a_row_pairs_each_run_with_the_plain_pipelines():
     assert default["speedups"] == [2.0, 3.0]
     assert default["alpha"] == 0.75
     assert (default["same"], default["runs"]) == (1, 2)
-    text = render([plain, default])
-    assert "| default | 20.0 |" in text and "1 of 2" in text
+    text = render([row | {"temperature": 1.0} for row in (plain, default)])
+    assert "| 1 | default | 20.0 |" in text and "1 of 2" in text
 
 
 def test_a_fixed_burst_is_read():
