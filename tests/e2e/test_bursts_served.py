@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import engine as e
+from support.distribution import check_distribution
 from support.heads import with_steps
 from support.mixes import check, drive, plain_runs, recorded
 from support.reference import Reference
@@ -169,5 +170,14 @@ def test_sampled_requests_with_a_head_that_goes_on(model: Path, stages: int, ran
     ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
     with e.engine(model, stages=stages, ppsd=ppsd, **options) as llm:
         check_outputs([e.generate(llm, prompt, one) for one in asked], expected)
+        e.assert_drafted(llm)
+        assert accepted_by_position(llm)[1] > 0
+
+
+@pytest.mark.long
+def test_sampled_bursts_are_distributed_as_the_target_says(model: Path):
+    ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
+    with e.engine(model, stages=2, ppsd=ppsd, **OPTIONS) as llm:
+        check_distribution(llm, Reference(model), [5, 6, 7])
         e.assert_drafted(llm)
         assert accepted_by_position(llm)[1] > 0
