@@ -84,3 +84,7 @@ def test_a_round_trip_says_nothing_before_the_stages_are_measured():
         costs.observe_round_trip(1, 0, 0.05)
     assert costs.is_measured
     assert costs.times().hop == pytest.approx(0.015, rel=0.1)
+    assert costs.describe() == (
+        "stage 0 takes 10.00 ms, the head 1.00 ms and 1.00 ms a further draft, a hop 15.00 ms, "
+        "a further row 0.020 of a pass"
+    )

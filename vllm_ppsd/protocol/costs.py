@@ -142,6 +142,18 @@ class PartCosts:
             self._rest.mean(0.0) / len(self._shares),
         )
 
+    def describe(self) -> str:
+        """Return the times in words, for the log."""
+        times = self.times()
+        stages, first, further, hop = (
+            f"{1000 * seconds:.2f} ms"
+            for seconds in (times.stages[0], times.first_step, times.continuation, times.hop)
+        )
+        return (
+            f"stage 0 takes {stages}, the head {first} and {further} a further draft, a hop {hop}, "
+            f"a further row {times.row:.3f} of a pass"
+        )
+
     @property
     def _row(self) -> float:
         """What a further row costs, in passes over one row."""

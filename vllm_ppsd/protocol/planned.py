@@ -116,7 +116,8 @@ class PlannedLoad:
 
     def news(self, now: float) -> str | None:
         """Return words for the log, as ``BurstPolicy.news``, once times are in seconds."""
-        return self._policy.news(now) if self.costs.is_measured else None
+        news = self._policy.news(now) if self.costs.is_measured else None
+        return f"{news}; {self.costs.describe()}" if news else None
 
     def _chosen(self, request_ids: Sequence[str]) -> dict[str, BurstPlan]:
         return self._policy.choose(request_ids, self.costs.times())
