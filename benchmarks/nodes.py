@@ -126,13 +126,13 @@ def _all_servers(
     common = [*COMMON, "--max-num-seqs", "16", "--kv-cache-memory-bytes", str(2**29)]
     kinds: dict[str, list[str]] = {PLAIN: [], "PPSD": ["--speculative-model", given.head]}
     for depth in given.depths:
-        options = {
+        exact = {
             "method": "ppsd",
             "model": given.head,
             "num_speculative_tokens": depth,
             "exact": True,
         }
-        kinds[f"exact, {depth} in flight"] = ["--speculative-config", json.dumps(options)]
+        kinds[f"exact, {depth} in flight"] = ["--speculative-config", json.dumps(exact)]
     with contextlib.ExitStack() as stack:
         servers = {}
         for number, (name, options) in enumerate(kinds.items()):
