@@ -207,13 +207,12 @@ def best_one_device_speedup(most: int, draft_cost: float, alpha: float) -> float
 
 
 def draft_threshold(draft_cost: float) -> float:
-    """Return the probability of a draft under which drafting behind it does not pay.
+    """Return the probability of drafts under which drafting behind them does not pay.
 
-    Behind a draft of probability p, the next one adds p * alpha tokens to a round, and
-    takes time in which the rounds before it delivered draft_cost * speedup tokens; so p
+    Behind drafts that are all right with probability p, the next one adds p * alpha tokens to a
+    round, and takes time in which the rounds before it delivered draft_cost * speedup tokens; so p
     must exceed draft_cost * speedup / alpha. The prior stands for alpha here; the
-    proposer scales p by a request's own recent acceptance rate. Five drafts with it are
-    within 2 % of the best threshold (docs/measurements.md).
+    proposer scales p by a request's own recent acceptance rate.
 
     Args:
         draft_cost: cost of a draft, in full passes.

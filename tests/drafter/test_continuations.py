@@ -98,6 +98,18 @@ def test_a_request_stops_behind_a_doubtful_draft():
     assert port.contexts == [([0, 1], [10, 20], 4), ([1], [22], 2)]
 
 
+def test_doubt_is_in_all_drafts_up_to_one():
+    drafter, *_ = make()
+    asked: list[float] = []
+
+    def promising(one: Wanted, right: float) -> bool:
+        asked.append(right)
+        return True
+
+    drafter.go_on(torch.zeros(1, 4), [100], [Wanted(0, "a", 10, length=3)], promising)
+    assert asked[:2] == pytest.approx([0.899, 0.899 * 0.898])
+
+
 def test_nothing_is_asked_where_nothing_is_wanted():
     drafter, continuation, _ = make()
     assert drafter.go_on(torch.zeros(0, 4), [], []) == []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from support.fake_runner import HIDDEN, FakePort
 
@@ -75,6 +76,17 @@ def test_nothing_is_drafted_behind_a_doubtful_draft():
     # 5 is followed by 6 (sure) and 7 (doubtful); 6 by 7 (doubtful).
     assert proposer.after([[5], [6]], {}) == [[6, 7], [7]]
     assert [rows for rows, _ in proposer.batches] == [[0, 1], [0]]
+
+
+def test_doubt_adds_up_over_the_drafts_of_a_round(monkeypatch: pytest.MonkeyPatch):
+    def sure(
+        self: Any, behind: Sequence[Verified], tokens: Sequence[int], depth: int
+    ) -> list[Draft]:
+        return [Draft(token + 1, probability=0.8) for token in tokens]
+
+    monkeypatch.setattr(Counting, "_draft", sure)
+    proposer = Counting([10], drafts=5, threshold=0.6)
+    assert proposer.after([[5]], {}) == [[6, 7, 8]], "0.8 and 0.64 are enough, 0.51 is not"
 
 
 def test_no_draft_lies_past_the_models_length():

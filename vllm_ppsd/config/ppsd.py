@@ -90,8 +90,8 @@ class PPSDConfig(SpeculativeConfig):
     """Decoder layers per stage; in a pipeline the first equals ``exit_layer``."""
 
     draft_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
-    """On one device, nothing is drafted behind a draft that the head gives a lower
-    probability than this, for a request of ordinary acceptance; None in a pipeline."""
+    """On one device, nothing is drafted behind drafts that are all right with a lower probability
+    than this, by the head, for a request of ordinary acceptance; None in a pipeline."""
 
     draft_sampling: Literal["greedy", "coupled", "probabilistic"] = "greedy"
     """How drafts for sampled requests are made: ``greedy``, the head's most probable

@@ -117,6 +117,7 @@ class HeadDrafter:
         steps: list[_Step] = []
         places: Sequence[int] = range(len(wanted))
         doubtful: set[int] = set()
+        right = [1.0] * len(wanted)
         while going := [i for i in places if wanted[i].length > made and i not in doubtful]:
             if len(going) < len(places):
                 kept = [place for place, i in enumerate(places) if i in going]
@@ -135,9 +136,11 @@ class HeadDrafter:
                     steps.append(_Step(places, tokens, guess.probabilities))
                     made += 1
                     if promising is not None:
-                        sure = guess.probabilities.tolist()
-                        pairs = zip(places, sure, strict=True)
-                        doubtful = {i for i, p in pairs if not promising(wanted[i], p)}
+                        for i, probability in zip(
+                            places, guess.probabilities.tolist(), strict=True
+                        ):
+                            right[i] *= probability
+                        doubtful = {i for i in places if not promising(wanted[i], right[i])}
                         if doubtful:
                             break
         return steps

@@ -46,7 +46,8 @@ class Wanted(NamedTuple):
 
 
 Promising = Callable[[Wanted, float], bool]
-"""Whether drafting behind a draft pays, by what was wanted and the head's probability of it."""
+"""Whether drafting behind a draft pays, by what was wanted and the head's probability that all
+drafts up to it are right."""
 
 
 class Drafter(Protocol):

@@ -34,8 +34,8 @@ class EarlyExitProposer:
 
     Attributes:
         drafts: drafts a step, at most.
-        threshold: probability of a draft under which nothing is drafted behind it, for
-            a request of ordinary acceptance.
+        threshold: probability that all drafts up to one are right under which nothing is drafted
+            behind it, for a request of ordinary acceptance.
         drafter: proposes the tokens.
     """
 
@@ -149,7 +149,7 @@ class EarlyExitProposer:
                 self._acceptance.judged(one.request_id, hit=False)
 
     def _pays(self, request_id: str, probability: float) -> bool:
-        """Whether drafting pays behind a draft that the head gives this probability.
+        """Whether drafting pays behind drafts that are right with this probability, by the head.
 
         The threshold is for a request of ordinary acceptance; one that did worse lately
         needs surer drafts, or drafts nothing.
@@ -185,6 +185,7 @@ class EarlyExitProposer:
     def _draft_early(self, behind: Sequence[Verified], drafts: list[list[int]]) -> None:
         """Add drafts behind exit states, each of a pass of its own, to the rows of ``drafts``."""
         newest = {one.row: one.tokens[-1] for one in behind}
+        right = {one.row: 1.0 for one in behind}
         for depth in range(self.drafts):
             room = self._port.max_model_len - 1 - depth
             behind = [one for one in behind if one.position < room]
@@ -193,12 +194,9 @@ class EarlyExitProposer:
             drafted = self._draft(behind, [newest[one.row] for one in behind], depth)
             for one, draft in zip(behind, drafted, strict=True):
                 newest[one.row] = draft.token
+                right[one.row] *= draft.probability or 0.0
                 drafts[one.row].append(draft.token)
-            behind = [
-                one
-                for one, draft in zip(behind, drafted, strict=True)
-                if self._pays(one.request_id, draft.probability or 0.0)
-            ]
+            behind = [one for one in behind if self._pays(one.request_id, right[one.row])]
 
     def _draft(
         self, behind: Sequence[Verified], tokens: Sequence[int], depth: int
