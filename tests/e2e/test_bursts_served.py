@@ -70,14 +70,9 @@ def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -
             check(mix, drive(llm, mix, resets), expected)
             assert e.preemptions(llm) > before
         e.assert_drafted(llm)
-        hits = accepted_by_position(llm)
+        hits = e.accepted_by_position(llm)
         # All eight of some bursts, and only the first of others.
         assert hits[0] > hits[1] > hits[6] >= hits[7] > 0
-
-
-def accepted_by_position(llm: Any) -> list[int]:
-    metrics = {metric.name: metric for metric in llm.get_metrics()}
-    return list(metrics["vllm:spec_decode_num_accepted_tokens_per_pos"].values)
 
 
 def test_random_requests_with_random_bursts(
@@ -122,7 +117,7 @@ def test_a_head_that_goes_on_is_used_as_the_policy_says(
     with e.engine(model, ppsd={}, **OPTIONS) as llm:
         assert [e.generate(llm, prompt, e.params(60)).tokens for prompt in prompts] == expected
         e.assert_drafted(llm)
-        assert accepted_by_position(llm)[1] > 0
+        assert e.accepted_by_position(llm)[1] > 0
         together = e.generate_staggered(llm, prompts, e.params(60), every=2)
         assert [output.tokens for output in together] == expected
 
@@ -171,7 +166,7 @@ def test_sampled_requests_with_a_head_that_goes_on(model: Path, stages: int, ran
     with e.engine(model, stages=stages, ppsd=ppsd, **options) as llm:
         check_outputs([e.generate(llm, prompt, one) for one in asked], expected)
         e.assert_drafted(llm)
-        assert accepted_by_position(llm)[1] > 0
+        assert e.accepted_by_position(llm)[1] > 0
 
 
 @pytest.mark.long
@@ -180,4 +175,4 @@ def test_sampled_bursts_are_distributed_as_the_target_says(model: Path):
     with e.engine(model, stages=2, ppsd=ppsd, **OPTIONS) as llm:
         check_distribution(llm, Reference(model), [5, 6, 7])
         e.assert_drafted(llm)
-        assert accepted_by_position(llm)[1] > 0
+        assert e.accepted_by_position(llm)[1] > 0

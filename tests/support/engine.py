@@ -108,6 +108,12 @@ def prefix_cache_hits(llm: LLM) -> int:
     return _metric(llm, "prefix_cache_hits")
 
 
+def accepted_by_position(llm: LLM) -> list[int]:
+    """Return how many drafts were hits so far, by their place in what vLLM calls a draft."""
+    metrics = {metric.name: metric for metric in llm.get_metrics()}
+    return list(metrics["vllm:spec_decode_num_accepted_tokens_per_pos"].values)
+
+
 def assert_drafted(llm: LLM) -> None:
     """Fail where speculation was not exercised both ways."""
     drafts, hits, misses = counts(llm)
