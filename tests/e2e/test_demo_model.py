@@ -48,7 +48,7 @@ def test_output_is_bit_identical_at_any_acceptance_rate(demo_model: Path, tmp_pa
     write_record(record, [(p, o.tokens) for p, o in zip(asked, expected, strict=True)])
     drafter = {"record": str(record), "acceptance": 0.7}
     # With a head named as well, the head runs and the record replaces its drafts.
-    ppsd = {"model": "ppsd", "synthetic_drafter": drafter}
+    ppsd = {"model": "ppsd", "synthetic_drafter": drafter, "exact": True}
     with e.engine(demo_model, ppsd=ppsd, **options) as llm:
         assert [e.generate(llm, prompt, sampling) for prompt in asked] == expected
         e.assert_drafted(llm)
@@ -62,11 +62,13 @@ def test_output_is_bit_identical_at_any_acceptance_rate(demo_model: Path, tmp_pa
             assert (drafts, hits) == (TOKENS * len(asked), acceptance * drafts)
 
 
-def test_one_device_answers_as_the_target_alone(demo_model: Path):
+@pytest.mark.parametrize("stages", [1, 2])
+def test_by_default_it_answers_as_the_target_alone(demo_model: Path, stages: int):
     reference = Reference(demo_model)
     options = {"dtype": "float32", "kv_cache_memory_bytes": 2**28}
-    with e.engine(demo_model, stages=1, ppsd={"model": "ppsd"}, **options) as llm:
+    with e.engine(demo_model, stages=stages, ppsd={"model": "ppsd"}, **options) as llm:
         asked = prompts(llm)
         outputs = [e.generate(llm, prompt, e.params(TOKENS)).tokens for prompt in asked]
         e.assert_drafted(llm)
+        assert e.accepted_by_position(llm)[1] > 0, "no burst was accepted beyond its first token"
     assert outputs == [reference.greedy(prompt, TOKENS) for prompt in asked]
