@@ -41,10 +41,22 @@ def test_continuations_behind_a_known_token_are_timed_alone():
     assert 0.004 < seconds.continuation < 0.02
 
 
-def test_prompts_several_requests_and_other_devices_are_not_timed():
-    prompt = Tick(0, (Lane("a", 0, 0, length=9),))
-    several = Tick(0, (ALONE.lanes[0], Lane("b", 0, 7)))
-    for device, tick in ((CPU, prompt), (CPU, several), (torch.device("cuda"), ALONE)):
+def test_of_several_requests_the_layers_alone_are_timed():
+    several = Tick(0, (ALONE.lanes[0], Lane("b", 0, 7, samples=1)))
+    watch = PartWatch(CPU)
+    with watch.layers():
+        time.sleep(0.01)
+    with watch.drafting(2):
+        pass
+    seconds = watch.result(several)
+    assert seconds is not None
+    assert seconds.layers > 0.005
+    assert seconds.first_step == seconds.continuation == 0.0
+
+
+def test_prompts_and_other_devices_are_not_timed():
+    prompt = Tick(0, (ALONE.lanes[0], Lane("a", 0, 0, length=9)))
+    for device, tick in ((CPU, prompt), (torch.device("cuda"), ALONE)):
         watch = PartWatch(device)
         with watch.layers():
             pass

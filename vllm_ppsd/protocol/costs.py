@@ -66,6 +66,11 @@ class TickCosts:
         # No tick is cheaper than a tenth of the mean: the line ends somewhere.
         return max(0.1 * mean, mean + slope * (lanes - mean_lanes))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was observed."""
+        return self._weight > 0
+
     def describe(self) -> str:
         """Return the line in words, for the log."""
         if not self._weight:
@@ -88,7 +93,8 @@ class PartCosts:
         head: what a draft step takes before any was measured, in passes of stage 0.
 
     Attributes:
-        ticks: what a tick takes by its rows.
+        ticks: what a tick takes by its rows, where stage 0 is not measured. A tick's time is no
+            measure where it is: longer lanes are drafted for longer, which is no row's cost.
     """
 
     def __init__(self, stages: Sequence[float], head: float) -> None:
@@ -97,12 +103,12 @@ class PartCosts:
         self._shares = tuple(share / stages[0] for share in stages)
         self._head = head
         self.ticks = TickCosts()
-        self._layers = self._first = self._continuation = self._rest = _Part()
+        self._layers = TickCosts()
+        self._first = self._continuation = self._rest = _Part()
 
     def observe_parts(self, rows: int, seconds: PartTimes) -> None:
         """Learn what a tick of so many rows took stage 0."""
-        factor = 1 + self._row * (rows - 1)
-        self._layers = self._layers.seen(seconds.layers / factor)
+        self._layers.observe(rows, seconds.layers)
         if seconds.first_step:
             self._first = self._first.seen(seconds.first_step)
         if seconds.continuation:
@@ -132,7 +138,7 @@ class PartCosts:
     def times(self) -> StageTimes:
         """Return what the parts are expected to take, in seconds; before any was measured, in
         passes of stage 0."""
-        layers = self._layers.mean(1.0)
+        layers = self._layers.seconds(1)
         first = self._first.mean(self._head * layers)
         return StageTimes(
             tuple(layers * share for share in self._shares),
@@ -157,8 +163,9 @@ class PartCosts:
     @property
     def _row(self) -> float:
         """What a further row costs, in passes over one row."""
-        one = self.ticks.seconds(1)
-        return (self.ticks.seconds(33) - one) / 32 / one
+        by_rows = self._layers if self.is_measured else self.ticks
+        one = by_rows.seconds(1)
+        return (by_rows.seconds(33) - one) / 32 / one
 
 
 class _Part:
@@ -176,10 +183,6 @@ class _Part:
             return _Part(1.0, seconds)
         weight = min(self._weight + 1, float(PART_MEMORY))
         return _Part(weight, self._mean + (seconds - self._mean) / weight)
-
-    @property
-    def is_known(self) -> bool:
-        return self._weight > 0
 
     def mean(self, prior: float) -> float:
         return self._mean if self._weight else prior

@@ -52,10 +52,14 @@ class PartWatch:
         self._continuation = (time.perf_counter() - start) / length
 
     def result(self, tick: Tick) -> PartTimes | None:
-        """Return what the tick took, if it was one request's alone and none of its prompt."""
-        if not self._times or not self._layers or len(tick.lanes) != 1:
+        """Return what the tick took, if it carried nothing of a prompt.
+
+        What the head took is told of one request alone.
+        """
+        if not self._times or not self._layers:
             return None
-        (lane,) = tick.lanes
-        if lane.length != lane.samples:
+        if any(lane.length != lane.samples for lane in tick.lanes):
             return None
+        if len(tick.lanes) > 1:
+            return PartTimes(self._layers)
         return PartTimes(self._layers, self._first, self._continuation)
