@@ -41,6 +41,15 @@ def test_one_request_yields_what_is_expected(parts: StageTimes, rates: Rates, pl
     assert simulated(plan, parts, rates, 1, 12_000) == pytest.approx(expected, rel=0.025)
 
 
+def test_stages_that_slow_each_other_down_make_waiting_for_the_verdict_worth_more():
+    alone, beside = times(2, 0.1, 0, 0.05), StageTimes((1.0, 1.0), 0.1, 0.1, 0.05, 0.0, 1.25)
+    slowed = StageTimes((1.25, 1.25), 0.1, 0.1, 0.05)
+    waits, follows = BurstPlan(4, 1, 0), BurstPlan(2, 2, 1)
+    assert tokens_per_second(waits, beside, MID) == tokens_per_second(waits, alone, MID)
+    assert tokens_per_second(follows, beside, MID) == tokens_per_second(follows, slowed, MID)
+    assert tokens_per_second(waits, beside, MID, 4) == tokens_per_second(waits, slowed, MID, 4)
+
+
 @pytest.mark.parametrize(
     ("parts", "plan", "requests", "within"),
     [

@@ -177,9 +177,10 @@ class Admission:
         self, costs: PartCosts, tick: Tick, output: ModelRunnerOutput, now: float
     ) -> None:
         """Learn what the parts of a tick took, where it was a request's alone."""
+        alone = self._alone is not None and self._alone[0] == tick.number
         if isinstance(output, PPSDModelRunnerOutput) and output.verdict.seconds is not None:
-            costs.observe_parts(sum(lane.length for lane in tick.lanes), output.verdict.seconds)
-        if self._alone is not None and self._alone[0] == tick.number:
+            costs.observe_parts(tick, output.verdict.seconds, alone)
+        if self._alone is not None and alone:
             _, sent, lane = self._alone
             if lane.length == lane.samples:
                 costs.observe_round_trip(lane.length, lane.drafted, now - sent)

@@ -256,6 +256,7 @@ def _rounded_times(times: StageTimes) -> tuple[StageTimes, float]:
         rounded(times.continuation),
         round(times.row, 2),
         rounded(times.hop),
+        round(times.beside, 2),
     ), unit
 
 

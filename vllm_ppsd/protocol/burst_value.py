@@ -25,6 +25,9 @@ def tokens_per_second(plan: BurstPlan, times: StageTimes, rates: Rates, requests
         rates: acceptance rates of each.
         requests: how many decode.
     """
+    if plan.depth or requests > 1:
+        # One request that waits for each verdict has one stage at work at a time.
+        times = times.shared()
     if not plan.depth:
         return _verified(plan, times, rates, requests)
     cycle = _Cycle(plan, times, rates)

@@ -36,6 +36,8 @@ class StageTimes(msgspec.Struct, frozen=True):
         continuation: every further step of it.
         row: what a further row costs, in passes over one row.
         hop: a way from one stage to another, or from the last one back to stage 0.
+        beside: what a pass takes while other stages work, in passes without them: more than 1
+            where stages share memory or cores.
     """
 
     stages: tuple[float, ...]
@@ -43,6 +45,12 @@ class StageTimes(msgspec.Struct, frozen=True):
     continuation: float = 0.0
     row: float = 0.0
     hop: float = 0.0
+    beside: float = 1.0
+
+    def shared(self) -> StageTimes:
+        """Return the times of stages that all work at once."""
+        stages = tuple(seconds * self.beside for seconds in self.stages)
+        return msgspec.structs.replace(self, stages=stages, beside=1.0)
 
     def stage(self, stage: int, rows: float) -> float:
         """Return what a stage takes for so many rows."""

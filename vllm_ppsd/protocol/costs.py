@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vllm_ppsd.protocol.bursts import StageTimes
-from vllm_ppsd.protocol.tick import PartTimes
+from vllm_ppsd.protocol.tick import PartTimes, Tick
 
 PRIOR_LANE = 0.02
 """Cost of a further lane before anything was seen, in ticks of one lane: a device that is
@@ -104,11 +104,24 @@ class PartCosts:
         self._head = head
         self.ticks = TickCosts()
         self._layers = TickCosts()
-        self._first = self._continuation = self._rest = _Part()
+        self._first = self._continuation = self._rest = self._beside = _Part()
 
-    def observe_parts(self, rows: int, seconds: PartTimes) -> None:
-        """Learn what a tick of so many rows took stage 0."""
-        self._layers.observe(rows, seconds.layers)
+    def observe_parts(self, tick: Tick, seconds: PartTimes, alone: bool) -> None:
+        """Learn what a tick took stage 0.
+
+        Args:
+            tick: without anything of a prompt.
+            seconds: it took.
+            alone: whether no other tick was in flight when it was sent, so that no other stage
+                was at work.
+        """
+        rows = sum(lane.length for lane in tick.lanes)
+        if alone or not self._layers.is_known:
+            self._layers.observe(rows, seconds.layers)
+        elif len(tick.lanes) == 1:
+            self._beside = self._beside.seen(seconds.layers / self._layers.seconds(rows))
+        else:
+            self._layers.observe(rows, seconds.layers / self._beside.mean(1.0))
         if seconds.first_step:
             self._first = self._first.seen(seconds.first_step)
         if seconds.continuation:
@@ -146,6 +159,7 @@ class PartCosts:
             self._continuation.mean(first),
             self._row,
             self._rest.mean(0.0) / len(self._shares),
+            max(1.0, self._beside.mean(1.0)),
         )
 
     def describe(self) -> str:
@@ -156,8 +170,8 @@ class PartCosts:
             for seconds in (times.stages[0], times.first_step, times.continuation, times.hop)
         )
         return (
-            f"stage 0 takes {stages}, the head {first} and {further} a further draft, a hop {hop}, "
-            f"a further row {times.row:.3f} of a pass"
+            f"stage 0 takes {stages} ({times.beside:.2f} times that beside others), the head {first} "
+            f"and {further} a further draft, a hop {hop}, a further row {times.row:.3f} of a pass"
         )
 
     @property
