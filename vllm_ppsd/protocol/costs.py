@@ -170,8 +170,9 @@ class PartCosts:
             for seconds in (times.stages[0], times.first_step, times.continuation, times.hop)
         )
         return (
-            f"stage 0 takes {stages} ({times.beside:.2f} times that beside others), the head {first} "
-            f"and {further} a further draft, a hop {hop}, a further row {times.row:.3f} of a pass"
+            f"stage 0 takes {stages} ({times.beside:.2f} times that beside others), the head "
+            f"{first} and {further} a further draft, a hop {hop}, a further row "
+            f"{times.row:.3f} of a pass"
         )
 
     @property
