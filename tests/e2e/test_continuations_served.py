@@ -64,7 +64,7 @@ def check(
 
 def _record(worker) -> None:
     """Keep what the head says behind every token that it goes on from."""
-    continuation = worker.ppsd.drafter._continuation
+    continuation = worker.ppsd.drafter.continuation
     forward, worker.seen = continuation.forward, []
 
     def recording(positions, final, tokens):

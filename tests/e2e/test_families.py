@@ -51,7 +51,7 @@ def _record_logits(worker) -> None:
     """Keep the head's logits on stage 0, the latest of each position."""
     if worker.ppsd.drafter is None:
         return
-    head = worker.ppsd.drafter._head
+    head = worker.ppsd.drafter.head
     forward, worker.seen = head.forward, {}
 
     def recording(positions, hidden_states, residual, rows, deeper):

@@ -49,5 +49,5 @@ def entries(model: Path) -> list[torch.Tensor]:
 
 
 def _caches(worker) -> list[torch.Tensor]:
-    head = worker.ppsd.drafter._head
+    head = worker.ppsd.drafter.head
     return [layer.self_attn.attn.kv_cache.clone() for layer in head.layers]
