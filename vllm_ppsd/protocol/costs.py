@@ -103,8 +103,8 @@ class PartCosts:
         self._shares = tuple(share / stages[0] for share in stages)
         self._head = head
         self.ticks = TickCosts()
-        self._layers = TickCosts()
-        self._first = self._continuation = self._rest = self._beside = _Part()
+        self._rows = TickCosts()
+        self._layers = self._first = self._continuation = self._rest = self._beside = _Part()
 
     def observe_parts(self, tick: Tick, seconds: PartTimes, alone: bool) -> None:
         """Learn what a tick took stage 0.
@@ -116,12 +116,14 @@ class PartCosts:
                 was at work.
         """
         rows = sum(lane.length for lane in tick.lanes)
-        if alone or not self._layers.is_known:
-            self._layers.observe(rows, seconds.layers)
-        elif len(tick.lanes) == 1:
-            self._beside = self._beside.seen(seconds.layers / self._layers.seconds(rows))
+        beside = self.is_measured and not alone
+        if beside and len(tick.lanes) == 1:
+            expected = self.times().stage(0, rows)
+            self._beside = self._beside.seen(seconds.layers / expected)
         else:
-            self._layers.observe(rows, seconds.layers / self._beside.mean(1.0))
+            layers = seconds.layers / (self._beside.mean(1.0) if beside else 1.0)
+            self._rows.observe(rows, layers)
+            self._layers = self._layers.seen(layers / (1 + self._row * (rows - 1)))
         if seconds.first_step:
             self._first = self._first.seen(seconds.first_step)
         if seconds.continuation:
@@ -146,12 +148,12 @@ class PartCosts:
     @property
     def is_measured(self) -> bool:
         """Whether ``times`` are in seconds."""
-        return self._layers.is_known
+        return self._rows.is_known
 
     def times(self) -> StageTimes:
         """Return what the parts are expected to take, in seconds; before any was measured, in
         passes of stage 0."""
-        layers = self._layers.seconds(1)
+        layers = self._layers.mean(1.0)
         first = self._first.mean(self._head * layers)
         return StageTimes(
             tuple(layers * share for share in self._shares),
@@ -178,7 +180,7 @@ class PartCosts:
     @property
     def _row(self) -> float:
         """What a further row costs, in passes over one row."""
-        by_rows = self._layers if self.is_measured else self.ticks
+        by_rows = self._rows if self.is_measured else self.ticks
         one = by_rows.seconds(1)
         return (by_rows.seconds(33) - one) / 32 / one
 
