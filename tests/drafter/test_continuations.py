@@ -11,7 +11,7 @@ from support.fake_runner import FakePort
 from vllm_ppsd.drafter.head import HeadDrafter
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.exit_head.module import Guess
-from vllm_ppsd.protocol import Draft
+from vllm_ppsd.protocol import Candidate, Draft
 
 VOCABULARY = 1000
 STATES = ExitStates(torch.arange(9), torch.zeros(9, 4), None)
@@ -56,8 +56,8 @@ def make(
 def test_a_burst_behind_an_exit_state():
     drafter, continuation, port = make()
     wanted = [Wanted(3, "a", 40, length=3)]
-    (burst,) = drafter.draft(STATES, torch.tensor([5]), wanted)
-    assert burst == (Draft(50, 1), Draft(51, 2), Draft(52, 3))
+    (candidate,) = drafter.draft(STATES, torch.tensor([5]), wanted)
+    assert candidate == Candidate((Draft(50, 1), Draft(51, 2), Draft(52, 3)))
     assert continuation.seen == [([40], [5.0], [50]), ([41], [5.5], [51])]
     assert port.contexts == [([3], [40], 2)]
 
@@ -65,14 +65,41 @@ def test_a_burst_behind_an_exit_state():
 def test_requests_want_different_lengths():
     drafter, continuation, port = make()
     wanted = [Wanted(0, "a", 10, length=2), Wanted(1, "b", 20), Wanted(2, "c", 30, length=4)]
-    bursts = drafter.draft(STATES, torch.tensor([0, 1, 2]), wanted)
-    assert [[draft.token for draft in burst] for burst in bursts] == [
+    candidates = drafter.draft(STATES, torch.tensor([0, 1, 2]), wanted)
+    assert [[draft.token for draft in one.drafts] for one in candidates] == [
         [0, 1],
         [10],
         [20, 21, 22, 23],
     ]
     assert port.contexts == [([0, 2], [10, 30], 1), ([2], [31], 2)]
     assert [positions for positions, *_ in continuation.seen] == [[10, 30], [31], [32]]
+
+
+@pytest.mark.parametrize(
+    ("embedded", "replaces", "tokens"),
+    [((30, 40), 0, [50, 51]), ((30, 7), 1, [40, 41]), ((7, 40), 2, [30, 31])],
+)
+def test_drafts_are_replaced_from_the_first_that_comes_out_otherwise(embedded, replaces, tokens):
+    drafter, continuation, port = make()
+    wanted = [Wanted(0, "a", 10), Wanted(3, "b", 40, length=2, embedded=embedded)]
+    other, candidate = drafter.draft(STATES, torch.tensor([0, 5]), wanted)
+    assert other == Candidate((Draft(0, 1),))
+    assert candidate == Candidate((Draft(tokens[0], 1), Draft(tokens[1], 2)), replaces=replaces)
+    assert continuation.seen == [([40 - replaces], [5.0 - replaces], tokens[:1])]
+    assert port.contexts == [([3], [40 - replaces], 1)]
+
+
+def test_redrafts_of_sampled_requests_are_drawn_at_their_own_positions():
+    drawn: list[int] = []
+
+    def draw(shaped: Any, samplings: Any, wanted: Any, token_ids: Any) -> torch.Tensor:
+        drawn.extend(one.position for one in wanted)
+        return shaped.argmax(dim=-1) + 100
+
+    drafter, *_ = make(draw, temperature=1.0)
+    wanted = [Wanted(0, "a", 10), Wanted(3, "b", 40, embedded=(1, 2, 3))]
+    drafter.draft(STATES, torch.tensor([0, 5]), wanted)
+    assert drawn == [10, 37, 38, 39, 40]
 
 
 def test_drafts_behind_known_tokens():
@@ -125,9 +152,9 @@ def test_every_step_of_a_sampled_request_is_drawn_at_its_own_position():
 
     drafter, *_ = make(draw, temperature=1.0)
     wanted = [Wanted(0, "a", 30, depth=0, length=3)]
-    (burst,) = drafter.draft(STATES, torch.tensor([1]), wanted)
+    (candidate,) = drafter.draft(STATES, torch.tensor([1]), wanted)
     # The token that was drawn is gone on from, not the most probable one.
-    assert [draft.token for draft in burst] == [110, 211, 312]
+    assert [draft.token for draft in candidate.drafts] == [110, 211, 312]
     assert drawn == [[(30, 0)], [(31, 1)], [(32, 2)]]
     drafter.go_on(torch.zeros(1, 4), [5], wanted)
     assert drawn[3:] == [[(30, 0)], [(31, 1)], [(32, 2)]]

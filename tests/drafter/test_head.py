@@ -10,7 +10,7 @@ from support.fake_runner import FakePort
 from vllm_ppsd.drafter.head import HeadDrafter
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.exit_head.module import Guess
-from vllm_ppsd.protocol import Draft
+from vllm_ppsd.protocol import Candidate, Draft
 from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.noise import state
 
@@ -44,7 +44,7 @@ class Head:
 def draft(how: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
     head: Any = Head()
     drafter = HeadDrafter(head, None, FakePort(**sampling), how, with_probabilities=False)
-    return [one.token for (one,) in drafter.draft(STATES, LAST, wanted)]
+    return [one.drafts[0].token for one in drafter.draft(STATES, LAST, wanted)]
 
 
 def test_greedy_requests_keep_the_most_probable_draft():
@@ -67,6 +67,6 @@ def test_where_nothing_is_wanted_the_heads_entries_are_kept():
 def test_probabilities_come_with_the_drafts_where_they_are_read():
     head: Any = Head()
     drafter = HeadDrafter(head, None, FakePort(temperature=0.0), None, with_probabilities=True)
-    ((one,),) = drafter.draft(STATES, LAST[:1], WANTED[:1])
+    (candidate,) = drafter.draft(STATES, LAST[:1], WANTED[:1])
     best = torch.tensor([0.0, 0.5, 1.0, -1.0]).softmax(-1).max().item()
-    assert one == Draft(8, probability=best)
+    assert candidate == Candidate((Draft(8, probability=best),))

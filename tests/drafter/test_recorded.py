@@ -13,7 +13,7 @@ from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import SyntheticDrafter
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.drafter.recorded import RecordedDrafter, read_record, write_record
-from vllm_ppsd.protocol import Draft
+from vllm_ppsd.protocol import Candidate, Draft
 
 PROMPT, OUTPUT = [1, 2, 3], list(range(100, 1100))
 PROMPTS = {"a": PROMPT, "b": [9]}
@@ -29,7 +29,7 @@ def make(path: Path, acceptance: float, seed: int = 0) -> RecordedDrafter:
 def drafts(path: Path, acceptance: float, seed: int = 0) -> list[int]:
     wanted = [Wanted(0, "a", len(PROMPT) + i) for i in range(len(OUTPUT))]
     drafted = make(path, acceptance, seed).draft(STATES, NOTHING, wanted)
-    return [draft.token for (draft,) in drafted]
+    return [one.drafts[0].token for one in drafted]
 
 
 @pytest.fixture
@@ -49,14 +49,31 @@ def test_it_repeats_itself_by_seed(record: Path):
     assert drafts(record, 0.5) != drafts(record, 0.5, seed=1)
 
 
+def test_a_burst_that_is_drafted_again_mostly_stays_where_it_was_right(record: Path):
+    drafter = make(record, 0.7)
+    kept, mended = [], []
+    for place in range(len(PROMPT), len(PROMPT) + len(OUTPUT) - 2):
+        (burst,) = drafter.draft(STATES, NOTHING, [Wanted(0, "a", place)])
+        embedded = burst.drafts[0].token
+        (again,) = drafter.draft(STATES, NOTHING, [Wanted(0, "a", place + 1, embedded=(embedded,))])
+        right = OUTPUT[place - len(PROMPT)]
+        if embedded == right:
+            kept.append(not again.replaces)
+        else:
+            assert again.replaces == 1
+            mended.append(again.drafts[0].token == right)
+    assert sum(kept) / len(kept) == pytest.approx(0.93, abs=0.05)
+    assert sum(mended) / len(mended) == pytest.approx(0.42, abs=0.1)
+
+
 def test_beyond_the_record_it_drafts_a_wrong_token(record: Path):
     wanted = [Wanted(0, "a", len(PROMPT) + len(OUTPUT)), Wanted(1, "b", 5)]
-    assert make(record, 1.0).draft(STATES, NOTHING, wanted) == [(Draft(0),)] * 2
+    assert make(record, 1.0).draft(STATES, NOTHING, wanted) == [Candidate((Draft(0),))] * 2
 
 
 def test_a_burst_goes_on_in_the_record(record: Path):
-    (burst,) = make(record, 1.0).draft(STATES, NOTHING, [Wanted(0, "a", len(PROMPT), length=3)])
-    assert burst == tuple(Draft(token, step=1 + i) for i, token in enumerate(OUTPUT[:3]))
+    (made,) = make(record, 1.0).draft(STATES, NOTHING, [Wanted(0, "a", len(PROMPT), length=3)])
+    assert made.drafts == tuple(Draft(token, step=1 + i) for i, token in enumerate(OUTPUT[:3]))
 
 
 def test_a_broken_record_is_named(tmp_path: Path):
@@ -72,13 +89,13 @@ def test_the_drafter_in_whose_place_it_stands_runs_all_the_same(record: Path):
     class Inner(FakeDrafter):
         def draft(self, states, last, wanted):
             return [
-                (replace(draft, probability=0.5),)
-                for (draft,) in super().draft(states, last, wanted)
+                Candidate((replace(one.drafts[0], probability=0.5),))
+                for one in super().draft(states, last, wanted)
             ]
 
     inner = Inner()
     config = SyntheticDrafter(record=str(record), acceptance=1.0)
     outer = RecordedDrafter(read_record(record), config, 2000, PROMPTS.__getitem__, inner)
     wanted = [Wanted(0, "a", len(PROMPT))]
-    assert outer.draft(STATES, NOTHING, wanted) == [(Draft(OUTPUT[0], probability=0.5),)]
+    assert outer.draft(STATES, NOTHING, wanted) == [Candidate((Draft(OUTPUT[0], probability=0.5),))]
     assert inner.wanted == [wanted]

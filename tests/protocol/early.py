@@ -32,11 +32,12 @@ class EarlyStage(Stage):
         self.gate = TickGate(depth, book)
         self.verdicts: deque[Verdict] = deque()
         self.heard: dict[str, tuple[int, int, int | None]] = {}
-        self.started: deque[dict[str, int]] = deque()
+        self.started: deque[tuple[int, dict[str, int]]] = deque()
         self.roots: dict[str, int] = {}
         self.skipped = self.pruned = 0
 
     def enter(self, passing: Passing) -> None:
+        self.place(passing)
         for request_id, retired in passing.tick.retired.items():
             self._note(request_id, retired.tick, retired.rank, retired.continues)
         passing.tick = self.book.enter(passing.tick)
@@ -65,7 +66,8 @@ class EarlyStage(Stage):
         assert passing.rows == alive, "other lanes run than those that may count"
         assert runs or not alive
         assert not runs or alive or len(lanes) < len(tick.lanes), "a tick of stale lanes runs"
-        self.started.append({lane.request_id: self.roots[lane.request_id] for lane in alive})
+        roots = {lane.request_id: self.roots[lane.request_id] for lane in alive}
+        self.started.append((tick.number, roots))
         self.skipped += not alive
         self.pruned += len(tick.lanes) - len(alive)
         self.copy(passing)
@@ -103,6 +105,7 @@ class MiddleStage(EarlyStage):
         self.enter(passing)
         self.catch_up()
         self.start(passing, passing.rows)
+        self.places.propose(passing.drafts)
         return passing
 
 
@@ -110,7 +113,7 @@ class FirstStage(EarlyStage):
     """Drafts: every token is the true one with probability ``acceptance``.
 
     Args:
-        slots, depth, block_size, acceptance: as in the pipeline's settings.
+        slots, depth, block_size, acceptance, redraft: as in the pipeline's settings.
         longest: most drafts of a lane.
     """
 
@@ -122,13 +125,14 @@ class FirstStage(EarlyStage):
         block_size: int,
         longest: int,
         acceptance: float,
+        redraft: float,
     ) -> None:
         self.drafts = DraftBook()
         super().__init__(slots, rng, depth, self.drafts)
         self.placement = SlotBook(slots, block_size)
         self.slot_size = block_size * slot_blocks(block_size, depth, longest)
-        self.acceptance = acceptance
-        self.drafted: dict[str, tuple[int, list[tuple[Node, list[int]]]]] = {}
+        self.acceptance, self.redraft = acceptance, redraft
+        self.drafted: dict[str, tuple[int, list[tuple[Node, list[int], int]]]] = {}
         self.copied = 0
 
     def step(self) -> Passing | None:
@@ -152,13 +156,15 @@ class FirstStage(EarlyStage):
         return passing
 
     def _due(self, passing: Passing) -> int:
-        """How many verdicts must come in before at most ``depth`` ticks are unverified."""
+        """How many verdicts must come in before at most ``depth`` ticks are unverified, and all
+        that the scheduler has read are in."""
+        read = sum(number <= passing.tick.read for number, _ in self.started)
         if not any(
             not lane.is_root and not self._ruled_out(passing, lane) for lane in passing.tick.lanes
         ):
-            return 0
-        current = [any(self.roots[i] == root for i, root in ids.items()) for ids in self.started]
-        due = 0
+            return read
+        current = [any(self.roots[i] == root for i, root in ids.items()) for _, ids in self.started]
+        due = read
         while sum(current[due:]) > self.depth:
             due += 1
         return due
@@ -166,12 +172,15 @@ class FirstStage(EarlyStage):
     def _embed(self, passing: Passing) -> None:
         tick = passing.tick
         passing.drafts = Drafts(tick.number, {}, {})
-        passing.copies = self.placement.enter(tick)
-        self.copied += len(passing.copies)
+        if self.slots > 1:
+            passing.copies = self.placement.enter(tick)
+            self.copied += len(passing.copies)
         for lane in tick.lanes:
-            slot = self.placement.slot(lane)
+            slot, boundary = 0, 0
+            if self.slots > 1:
+                slot = self.placement.slot(lane)
+                boundary = self.placement.boundary(lane.request_id)
             passing.slots[lane.request_id, lane.rank] = slot
-            boundary = self.placement.boundary(lane.request_id)
             passing.boundaries[lane.request_id] = boundary
             assert not slot or lane.end - boundary <= self.slot_size, "a slot is too small"
             node = self._root(passing, lane) if lane.is_root else self._follow(lane)
@@ -184,7 +193,7 @@ class FirstStage(EarlyStage):
         burst = self._burst(path[-1], lane.drafted)
         if burst:
             passing.drafts.entered[lane.request_id] = tuple(Draft(token) for token in burst)
-        return Node(lane.tick, lane.rank, entries(path, burst), None, lane.tick)
+        return Node(lane.tick, lane.rank, entries(path, burst), None, lane.tick, lane.drafted)
 
     def _follow(self, lane: Lane) -> Node | None:
         tick, candidates = self.drafted.get(lane.request_id, (None, []))
@@ -192,10 +201,11 @@ class FirstStage(EarlyStage):
         if tick != lane.behind:
             assert self.drafts.is_stale(lane)
             return None
-        parent, tokens = candidates[lane.rank]
+        parent, tokens, replaces = candidates[lane.rank]
         tokens = tokens[: lane.length]
         assert embedded == tokens or self.drafts.is_stale(lane)
-        return Node(lane.tick, lane.rank, entries(parent.path, tokens), parent, parent.root)
+        path = entries(parent.path[: len(parent.path) - replaces], tokens)
+        return Node(lane.tick, lane.rank, path, parent, parent.root, lane.length - 1)
 
     def _draft(self, passing: Passing) -> None:
         tick = passing.tick
@@ -211,13 +221,16 @@ class FirstStage(EarlyStage):
             candidates = self._candidates(nodes, shape)
             self.drafted[request_id] = tick.number, candidates
             proposed = tuple(
-                Candidate(tuple(Draft(token) for token in tokens), node.rank)
-                for node, tokens in candidates
+                Candidate(tuple(Draft(token) for token in tokens), node.rank, replaces)
+                for node, tokens, replaces in candidates
             )
             passing.drafts.candidates[request_id] = proposed
         self.drafts.propose(passing.drafts)
+        self.places.propose(passing.drafts)
 
-    def _candidates(self, nodes: list[Node], shape: Shape) -> list[tuple[Node, list[int]]]:
+    def _candidates(self, nodes: list[Node], shape: Shape) -> list[tuple[Node, list[int], int]]:
+        if nodes[0].drafts and self.rng.random() < self.redraft:
+            return [self._replacing(nodes[0], shape.length)]
         tried: dict[Node, set[int]] = {}
         result = []
         for _ in range(shape.width):
@@ -228,8 +241,17 @@ class FirstStage(EarlyStage):
                 token = (token + 1) % VOCABULARY
             used.add(token)
             context = extend(node.path[-1], token)
-            result.append((node, [token, *self._burst(context, shape.length - 1)]))
+            result.append((node, [token, *self._burst(context, shape.length - 1)], 0))
         return result
+
+    def _replacing(self, node: Node, length: int) -> tuple[Node, list[int], int]:
+        """Draft otherwise at one of the lane's drafts."""
+        replaces = self.rng.randint(1, node.drafts)
+        before, draft = node.path[-replaces - 1], node.path[-replaces]
+        token = self._guess(before)
+        while extend(before, token) == draft:
+            token = (token + 1) % VOCABULARY
+        return node, [token, *self._burst(extend(before, token), length - 1)], replaces
 
     def _burst(self, context: int, length: int) -> list[int]:
         tokens = []

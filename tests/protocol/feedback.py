@@ -73,7 +73,15 @@ class CheckingStage(LastStage):
 class FeedbackPipeline(Pipeline):
     def __init__(self, settings: Settings, rng: random.Random) -> None:
         super().__init__(settings, rng)
-        early = settings.slots, rng, settings.depth, settings.block_size, 1, settings.acceptance
+        early = (
+            settings.slots,
+            rng,
+            settings.depth,
+            settings.block_size,
+            1,
+            settings.acceptance,
+            0.0,
+        )
         self.first = ReadingStage(settings.lags, *early)
         self.early[0] = self.first
         self.last: CheckingStage = CheckingStage(settings.lags, settings.slots, rng)

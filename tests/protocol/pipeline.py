@@ -24,6 +24,7 @@ from vllm_ppsd.protocol import (
     flush,
     may_enter,
     steps_in_flight,
+    without_replaced,
 )
 
 
@@ -35,7 +36,13 @@ class Pipeline:
         slots, depth = settings.slots, settings.depth
         longest = max(settings.burst, settings.reentry)
         self.first = FirstStage(
-            slots, rng, depth, settings.block_size, longest, settings.acceptance
+            slots,
+            rng,
+            depth,
+            settings.block_size,
+            longest,
+            settings.acceptance,
+            settings.redraft,
         )
         self.middle = [
             MiddleStage(slots, rng, depth, StaleBook()) for _ in range(settings.stages - 2)
@@ -45,7 +52,7 @@ class Pipeline:
         self.book = TickBook(slots)
         self.requests: dict[str, Request] = {}
         self.left: list[str] = []
-        self.in_flight = 0
+        self.in_flight, self.read = 0, -1
         self.results: deque[tuple[Passing, Verdict, dict[str, Request]]] = deque()
         self.owners: deque[dict[str, Request]] = deque()
         self.counts: Counter[str] = Counter()
@@ -143,7 +150,7 @@ class Pipeline:
             )
         if not lanes:
             return False
-        tick = self.book.tick(lanes, no_draft, left=self.left, shapes=shapes)
+        tick = self.book.tick(lanes, no_draft, left=self.left, shapes=shapes, read=self.read)
         self.left = []
         promoted = {r.id: self._promoted(r) for r in self.requests.values() if r.blocks}
         self.first.line.append(Passing(tick, known, promoted, new))
@@ -191,7 +198,8 @@ class Pipeline:
             return False
         passing, verdict, owners = self.results.popleft()
         self.in_flight -= 1
-        for lane in passing.tick.lanes:
+        self.read = passing.tick.number
+        for lane in passing.sent.lanes:
             request = owners[lane.request_id]
             if lane.rank == 0 and self.requests.get(lane.request_id) is request:
                 self._update(request, passing, lane, verdict)
@@ -210,10 +218,19 @@ class Pipeline:
         if outcome is not None and not (stale and request.drops):
             request.append(outcome.tokens)
             if not stale:
-                flight = replace(flight, unverified=flight.unverified - len(outcome.tokens))
+                flight = replace(
+                    flight,
+                    computed=flight.computed - outcome.overwritten,
+                    unverified=flight.unverified - len(outcome.tokens),
+                )
+                self.counts["overwritten"] += outcome.overwritten
                 self.book.judge(lane, outcome)
             if outcome.missed and not stale and flight.unverified:
                 flight, request.drops = flush(flight), False
+            elif outcome.continues is not None and not stale:
+                replaced = lane.samples - len(outcome.tokens)
+                flight = without_replaced(flight, replaced)
+                self.counts["replaced"] += replaced
             self.counts["outcomes"] += 1
             self.counts["hits"] += outcome.accepted
             self.counts["misses"] += outcome.missed

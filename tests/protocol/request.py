@@ -21,6 +21,7 @@ class Settings:
         width: most lanes of a level.
         burst: most tokens of a lane.
         reentry: most drafts behind a root's known tokens.
+        redraft: share of the lanes of several tokens of whose drafts some are replaced.
         vary: whether shapes are drawn at random up to those, or always the largest.
         chunked: whether prompts enter in pieces.
         cut: share of the lanes that a tick has less room for than they could carry.
@@ -40,6 +41,7 @@ class Settings:
     width: int = 1
     burst: int = 1
     reentry: int = 0
+    redraft: float = 0.0
     vary: bool = True
     chunked: bool = True
     cut: float = 0.0

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 from protocol.language import extend, next_token
 
-from vllm_ppsd.protocol import Copy, Drafts, Lane, Outcome, RetirementBook, Tick, Verdict
+from vllm_ppsd.protocol import (
+    Copy,
+    Drafts,
+    Lane,
+    Outcome,
+    PlaceBook,
+    RetirementBook,
+    Tick,
+    Verdict,
+)
 
 GARBAGE = -1
 
@@ -22,13 +31,15 @@ State = tuple[int, int]
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """What is true of a lane: ``path`` is the entries of its own tokens and its ancestors'."""
+    """What is true of a lane: ``path`` is the entries of its own tokens and its ancestors', and
+    ``drafts`` how many of its tokens a lane behind may replace."""
 
     tick: int
     rank: int
     path: list[int]
     parent: Node | None
     root: int
+    drafts: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +47,8 @@ class Passing:
     """A tick on its way through the stages.
 
     Attributes:
-        tick: with the parents, once stage 0 has it.
+        tick: with the parents, once stage 0 has it, and the lanes where they stand.
+        sent: as the scheduler made it.
         known: by request, the entries of a root's known tokens and those before.
         promoted: by request, the true entries that the main blocks must hold.
         new: how many positions of a new or preempted request's blocks are cached ones.
@@ -44,10 +56,11 @@ class Passing:
         read: by request, the states of later stages that stage 0 read for its lane.
     """
 
-    tick: Tick
+    sent: Tick
     known: dict[str, list[int]]
     promoted: dict[str, list[int]]
     new: dict[str, int]
+    tick: Tick = field(init=False)
     nodes: dict[tuple[str, int], Node] = field(default_factory=dict)
     rows: list[Lane] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
@@ -55,6 +68,9 @@ class Passing:
     boundaries: dict[str, int] = field(default_factory=dict)
     drafts: Drafts | None = None
     read: dict[str, list[State | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tick = self.sent
 
 
 class Stage:
@@ -64,7 +80,17 @@ class Stage:
         self.slots, self.rng = slots, rng
         self.line: deque[Passing] = deque()
         self.cache: dict[str, list[list[int]]] = {}
+        self.places = PlaceBook()
         self.lanes_run = 0
+
+    def place(self, passing: Passing) -> None:
+        """Every stage finds out by itself where lanes stand; all must agree."""
+        placed = self.places.enter(passing.sent)
+        if passing.tick is passing.sent:
+            passing.tick = placed
+        assert [lane.position for lane in placed.lanes] == [
+            lane.position for lane in passing.tick.lanes
+        ]
 
     def copy(self, passing: Passing) -> None:
         for request_id, cached in passing.new.items():
@@ -122,6 +148,8 @@ class LastStage(Stage):
         if not self.line:
             return None
         passing = self.line.popleft()
+        self.place(passing)
+        self.places.propose(passing.drafts)
         tick = passing.tick
         for request_id in tick.left:
             self.retired.forget(request_id)

@@ -132,8 +132,9 @@ def the_drafts_of_a_re_entry_burst_are_off_by_one(monkeypatch):
 def the_child_of_another_lane_goes_on(monkeypatch):
     following = RetirementBook._next
 
-    def patched(self, lane, token, candidates):
-        return following(self, lane, token, [changed(c, parent=lane.rank) for c in candidates])
+    def patched(self, lane, token, candidates, replaces):
+        candidates = [changed(c, parent=lane.rank) for c in candidates]
+        return following(self, lane, token, candidates, replaces)
 
     monkeypatch.setattr(RetirementBook, "_next", patched)
 
@@ -142,8 +143,8 @@ def the_child_of_another_lane_goes_on(monkeypatch):
 def the_outcome_names_the_sibling_of_the_next_rank(monkeypatch):
     following = RetirementBook._next
 
-    def patched(self, lane, token, candidates):
-        rank = following(self, lane, token, candidates)
+    def patched(self, lane, token, candidates, replaces):
+        rank = following(self, lane, token, candidates, replaces)
         return rank if rank is None else (rank + 1) % len(candidates)
 
     monkeypatch.setattr(RetirementBook, "_next", patched)

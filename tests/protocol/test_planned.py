@@ -81,31 +81,42 @@ def test_a_request_that_begins_gets_a_plan_beside_the_others():
     load.choose([])
 
 
+ROOT = Lane("a", 0, 5)
+BURST = Lane("a", 0, 5, 4, 3, 4)
+FOLLOWER = Lane("a", 1, 5, 3, 3, 3, behind=0)
+
+
 @pytest.mark.parametrize(
-    ("lane", "accepted", "compared", "steps", "reentry"),
+    ("lane", "right", "redrafted", "goes_on", "steps", "accepted", "again"),
     [
-        (Lane("a", 0, 5), 1, 1, [1], False),
-        (Lane("a", 0, 5, 4, 3, 4), 2, 3, [2, 3, 4], True),
-        (Lane("a", 0, 5, 4, 3, 4), 4, 4, [2, 3, 4, 1], True),
-        (Lane("a", 1, 5, 3, 3, 3, behind=0), 1, 2, [2, 3], False),
-        (Lane("a", 1, 5, 3, 3, 3, behind=0), 3, 3, [2, 3, 1], False),
+        (ROOT, 0, 0, True, [1], 1, ([], [])),
+        (ROOT, 0, 0, False, [1], 0, ([], [])),
+        (BURST, 2, None, False, [2, 3, 4], 2, None),
+        (BURST, 3, None, False, [2, 3, 4], 3, None),
+        (BURST, 3, 3, True, [2, 3, 4, 1], 4, ([True] * 3, [])),
+        (BURST, 3, 1, False, [2, 3, 4], 3, ([True, False], [])),
+        (BURST, 2, 2, True, [2, 3, 4], 2, ([True] * 2, [True])),
+        (BURST, 2, 2, False, [2, 3, 4], 2, ([True] * 2, [False])),
+        (BURST, 2, 3, False, [2, 3, 4], 2, ([True] * 2, [False])),
+        (FOLLOWER, 0, 0, True, [2], 0, ([], [True])),
+        (FOLLOWER, 1, 0, False, [2, 3], 1, ([False], [False])),
     ],
 )
 def test_verdicts_are_learned_by_step(
-    monkeypatch: pytest.MonkeyPatch,
-    lane: Lane,
-    accepted: int,
-    compared: int,
-    steps: list[int],
-    reentry: bool,
+    monkeypatch: pytest.MonkeyPatch, lane, right, redrafted, goes_on, steps, accepted, again
 ):
     load = planned(a=CHAIN)
-    learned = []
-    monkeypatch.setattr(
-        load._policy.acceptance, "judged", lambda *arguments: learned.append(arguments)
-    )
-    load.judged(lane, Outcome("a", (7,) * (accepted + 1), compared, accepted))
-    assert learned == [("a", steps, accepted, reentry)]
+    learned, learned_again = [], []
+    book = load._policy.acceptance
+    monkeypatch.setattr(book, "judged", lambda *arguments: learned.append(arguments))
+    monkeypatch.setattr(book, "drafted_again", lambda *arguments: learned_again.append(arguments))
+    complete = right == lane.samples - 1
+    compared = right + (redrafted is not None if complete else 1)
+    continues = 0 if goes_on else None
+    outcome = Outcome("a", (7,) * (right + 1), compared, right + goes_on, continues, 0, redrafted)
+    load.judged(lane, outcome)
+    assert learned == [("a", steps, accepted, lane is BURST)]
+    assert learned_again == ([] if again is None else [again])
 
 
 def test_a_fixed_plan_is_every_requests():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from protocol.lanes import candidate, follower, root
 
-from vllm_ppsd.protocol import Draft, Outcome, RetirementBook
+from vllm_ppsd.protocol import Candidate, Draft, Outcome, RetirementBook
 
 BURST = (Draft(1), Draft(2), Draft(3))
 
@@ -15,13 +15,13 @@ def test_a_drafted_lane_counts_only_behind_a_hit_at_its_position():
     first = root(0, 0, 4)
     assert book.counts(first)
     hit = book.retire(first, [7], [candidate(7)])
-    assert hit == Outcome("a", (7,), compared=1, accepted=1, continues=0)
+    assert hit == Outcome("a", (7,), compared=1, accepted=1, continues=0, redrafted=0)
     assert not hit.missed
     assert book.counts(follower(1, 4))
     assert not book.counts(follower(2, 5))
     assert not book.counts(follower(1, 4, request="b"))
     miss = book.retire(follower(1, 4), [8], [candidate(9)])
-    assert miss == Outcome("a", (8,), compared=1, accepted=0)
+    assert miss == Outcome("a", (8,), compared=1, accepted=0, redrafted=0)
     assert miss.missed
     assert not book.counts(follower(2, 5))
     assert book.counts(root(2, 5))
@@ -46,8 +46,38 @@ def test_a_burst_is_retired_up_to_its_first_wrong_draft(sampled, tokens, accepte
     outcome = RetirementBook().retire(
         root(0, 5, 4, drafted=3), sampled, [candidate(5), candidate(4)], BURST
     )
-    assert outcome == Outcome("a", tokens, len(tokens), accepted, continues)
+    assert outcome == Outcome("a", tokens, len(tokens), accepted, continues, redrafted=3)
     assert outcome.missed == (continues is None)
+
+
+@pytest.mark.parametrize(
+    ("replaces", "first", "accepted", "continues", "overwritten"),
+    [
+        (0, 4, 2, None, 0),
+        (1, 9, 3, 0, 0),
+        (1, 3, 2, None, 0),
+        (2, 9, 2, None, 1),
+        (3, 9, 2, None, 2),
+    ],
+)
+def test_a_lane_that_replaces_drafts_goes_on_where_the_first_of_them_is_wrong(
+    replaces, first, accepted, continues, overwritten
+):
+    book = RetirementBook()
+    behind = Candidate((Draft(first), Draft(8)), replaces=replaces)
+    outcome = book.retire(root(0, 5, 4, drafted=3), [1, 2, 9, 4], [behind], BURST)
+    assert outcome.tokens == (1, 2, 9)
+    assert (outcome.compared, outcome.accepted) == (3, accepted)
+    assert (outcome.continues, outcome.overwritten) == (continues, overwritten)
+    assert book.counts(follower(1, 8, length=2)) == (continues is not None)
+    assert outcome.missed == (continues is None)
+
+
+def test_a_lane_that_replaces_a_right_draft_costs_the_entries_behind():
+    behind = Candidate((Draft(9),), replaces=2)
+    outcome = RetirementBook().retire(root(0, 5, 4, drafted=3), [1, 2, 3, 4], [behind], BURST)
+    assert (outcome.tokens, outcome.accepted) == ((1, 2, 3, 4), 3)
+    assert (outcome.missed, outcome.overwritten) == (True, 2)
 
 
 def test_the_drafts_of_a_following_burst_are_those_of_its_candidate():

@@ -87,3 +87,22 @@ def test_steps_beyond_the_known_ones_are_as_the_last():
 def test_what_cannot_have_been_judged_is_refused(steps: list[int], accepted: int):
     with pytest.raises(ValueError, match="draft"):
         StepBook().judged("a", steps, accepted, reentry=False)
+
+
+def test_drafts_that_are_drafted_again_are_learned_apart():
+    book = StepBook()
+    for _ in range(400):
+        book.drafted_again([True, True], [])
+        book.drafted_again([True], [False])
+    learned = book.rates("a")
+    assert learned.kept > 0.97
+    assert learned.mended < 0.1
+    assert learned.steps == Rates().steps
+
+
+def test_a_lane_goes_on_behind_the_first_draft_that_is_mended():
+    rates = Rates(kept=0.9, mended=0.4)
+    assert rates.goes_on((), 0.8) == 0.8
+    assert rates.goes_on((0.7,), 0.8) == pytest.approx(0.3 * 0.4 + 0.7 * 0.9 * 0.8)
+    two = 0.3 * 0.4 + 0.7 * 0.9 * (0.5 * 0.4 + 0.5 * 0.9 * 0.8)
+    assert rates.goes_on((0.7, 0.5), 0.8) == pytest.approx(two)

@@ -80,6 +80,9 @@ class Stage:
     def __init__(self, samples: bool, stale: set[str] = frozenset()) -> None:
         self.samples, self.stale, self.calls = samples, stale, []
 
+    def enter(self, tick: Tick) -> Tick:
+        return tick
+
     def begin(self, tick: Tick) -> bool:
         return not tick.lanes or len(self.stale) < len(tick.lanes)
 

@@ -13,7 +13,7 @@ from vllm import SamplingParams
 from vllm.sequence import IntermediateTensors
 
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
-from vllm_ppsd.protocol import Draft, Lane, Tick
+from vllm_ppsd.protocol import Candidate, Draft, Lane, Tick
 from vllm_ppsd.runner.port import Batch
 
 HIDDEN = 4
@@ -77,7 +77,14 @@ class FakePort:
 
 
 class FakeDrafter:
-    """Drafts token 100 + position; remembers what was asked of it."""
+    """Drafts token 100 + position; remembers what was asked of it.
+
+    Attributes:
+        replaces: of every burst, how many drafts to replace.
+        instead: by which token the first of them.
+    """
+
+    replaces, instead = 0, 99
 
     def __init__(self) -> None:
         self.wanted: list[list[Wanted]] = []
@@ -87,10 +94,16 @@ class FakeDrafter:
     def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Any:
         self.states.append(states)
         self.wanted.append(list(wanted))
-        return [
-            tuple(Draft(100 + one.position + i, step=1 + i) for i in range(one.length))
-            for one in wanted
-        ]
+        candidates = []
+        for one in wanted:
+            replaces = self.replaces if one.embedded else 0
+            first = one.position - replaces
+            tokens = [100 + first + i for i in range(one.length)]
+            if replaces:
+                tokens[0] = self.instead
+            drafts = tuple(Draft(token, step=1 + i) for i, token in enumerate(tokens))
+            candidates.append(Candidate(drafts, replaces=replaces))
+        return candidates
 
     def go_on(
         self,

@@ -9,10 +9,20 @@ import pytest
 import torch
 from support.fake_runner import HIDDEN, FakeChannel, FakeDrafter, FakePort, batch_of
 
-from vllm_ppsd.protocol import Lane, Outcome, Shape, StaleBook, Tick, TickBook, Verdict
+from vllm_ppsd.protocol import (
+    Candidate,
+    Draft,
+    Drafts,
+    Lane,
+    Outcome,
+    Shape,
+    Tick,
+    TickBook,
+    Verdict,
+)
 from vllm_ppsd.worker import non_last
 from vllm_ppsd.worker.messages import Kind
-from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.middle import MiddleStage
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.reentry import FinalStates, payload
 from vllm_ppsd.worker.scorer import ScorerStage
@@ -40,6 +50,7 @@ class Pipeline:
 
     def run_first(self, tick: Tick) -> dict[str, list[int]]:
         """Return what every request embeds that the scheduler does not know."""
+        tick = self.first.enter(tick)
         assert self.first.begin(tick)
         inputs = {name: list(tokens) for name, tokens in self.first.inputs(tick).items()}
         if tick.reentries:
@@ -52,7 +63,7 @@ class Pipeline:
         """Let lanes sample tokens, and row r of the LM head have the final state (r, r, …)."""
         rows = sum(max(1, lane.samples) for lane in tick.lanes)
         self.port.final = torch.arange(rows)[:, None].expand(rows, HIDDEN).to(torch.float32)
-        batch = None
+        batch, tick = None, self.last.enter(tick)
         if self.last.begin(tick):
             batch = batch_of(tick)
             self.last.run(batch, lambda: self.port.empty_states(8))
@@ -88,6 +99,24 @@ def test_a_following_lane_carries_as_many_drafts_as_the_tick_before_it_says(pipe
     outcome = pipeline.run_last(following, {"r": [104, 7]}).outcomes["r"]
     assert (outcome.tokens, outcome.accepted, outcome.missed) == ((104, 7), 1, True)
     assert pipeline.last._bursts._drafts == [[104, 105]], "the sampler was told the lane's tokens"
+
+
+def test_a_lane_that_replaces_drafts_stands_where_the_first_of_them_did(pipeline: Pipeline):
+    missed(pipeline)
+    root = pipeline.ticks.tick(
+        [pipeline.ticks.lane("r", 3, 4, 1, 4)], shapes={"r": Shape(length=2)}
+    )
+    pipeline.drafter.replaces = 2
+    assert pipeline.run_first(root) == {"r": [104, 105, 106]}
+    assert pipeline.drafter.wanted[-1][0].embedded == (104, 105, 106)
+    following = pipeline.ticks.tick(pipeline.ticks.level("r", 7))
+    assert pipeline.run_first(following) == {"r": [99, 106]}
+    assert pipeline.drafter.wanted[-1][0].position == 7, "its two tokens stand at 5 and 6"
+    # The first of the replaced drafts is wrong, as stage 0 thought.
+    outcome = pipeline.run_last(root, {"r": [104, 99]}).outcomes["r"]
+    assert (outcome.tokens, outcome.continues, outcome.redrafted) == ((104, 99), 0, 1)
+    assert pipeline.last.enter(following).lanes[0].position == 5
+    assert pipeline.run_last(following, {"r": [106, 7]}).outcomes["r"].tokens == (106, 7)
 
 
 def test_after_a_miss_drafts_go_on_from_the_targets_final_state(pipeline: Pipeline):
@@ -140,9 +169,26 @@ def test_a_middle_stage_embeds_nothing_of_a_re_entry_burst(monkeypatch: pytest.M
     receivers = {Kind.VERDICTS: FakeChannel()}
     channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders={})
     port: Any = FakePort()
-    middle = NonLastStage(port, CONFIG, channels, StaleBook())
+    middle = MiddleStage(port, CONFIG, channels)
     tick = Tick(0, (Lane("r", 0, 3, length=4, drafted=3, samples=4, after=0),))
     assert middle.entering(tick, ["r"]) == {"r": [0, 0, 0]}
+
+
+def test_a_middle_stage_hears_of_replaced_drafts_before_the_next_tick():
+    drafts = FakeChannel()
+    receivers = {Kind.VERDICTS: FakeChannel(), Kind.DRAFTS: drafts}
+    channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders={})
+    port: Any = FakePort()
+    middle = MiddleStage(port, CONFIG, channels)
+    root = Tick(4, (Lane("r", 4, 3, length=4, drafted=3, samples=4, after=0),))
+    assert middle.enter(root) is root
+    assert middle.enter(Tick(5, ())).lanes == ()
+    burst = (Draft(1), Draft(2), Draft(3))
+    drafts.send(Drafts(4, entered={"r": burst}))
+    drafts.send(Drafts(4, {"r": (Candidate(burst, replaces=1),)}))
+    following = Tick(6, (Lane("r", 6, 7, length=3, drafted=3, samples=3, behind=4),))
+    assert middle.enter(following).lanes[0].position == 6
+    assert not drafts.messages
 
 
 def test_final_states_are_of_the_rows_that_the_last_tokens_were_sampled_from():

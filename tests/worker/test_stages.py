@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from support.fake_runner import FakeChannel, FakeDrafter, FakePort, batch_of, states_of
 
-from vllm_ppsd.protocol import Draft, Outcome, StaleBook, TickBook, Verdict
+from vllm_ppsd.protocol import Draft, Outcome, TickBook, Verdict
 from vllm_ppsd.worker import non_last
 from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.messages import Kind
-from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.middle import MiddleStage
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
 
@@ -64,7 +64,7 @@ class Pipeline:
         port: Any = FakePort()
         self.first = ProposerStage(port, CONFIG, channels(0))
         self.first.drafter = self.drafter = FakeDrafter()
-        self.middle = NonLastStage(port, CONFIG, channels(1), StaleBook())
+        self.middle = MiddleStage(port, CONFIG, channels(1))
         self.last = ScorerStage(port, CONFIG, channels(2))
         self.ticks = TickBook()
 
@@ -74,6 +74,7 @@ class Pipeline:
 
     def run_first(self, tick: Any) -> Any:
         """Return what stage 0 embeds, and what its layers make."""
+        tick = self.first.enter(tick)
         assert self.first.begin(tick)
         inputs = self.first.inputs(tick)
         states = self.first.run(batch_of(tick), lambda: STATES)

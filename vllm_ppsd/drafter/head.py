@@ -10,7 +10,7 @@ import torch
 from vllm_ppsd.drafter.interface import ExitStates, Promising, Wanted
 from vllm_ppsd.exit_head.continuation import Continuation
 from vllm_ppsd.exit_head.module import ExitHead, Guess
-from vllm_ppsd.protocol import Draft
+from vllm_ppsd.protocol import Candidate, Draft
 from vllm_ppsd.runner.port import RunnerPort
 from vllm_ppsd.sampling.drafts import is_greedy, shape
 
@@ -65,16 +65,27 @@ class HeadDrafter:
 
     def draft(
         self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[tuple[Draft, ...]]:
+    ) -> Sequence[Candidate]:
         if not wanted:
             self.write_entries(states)
             return []
-        guess = self.head(*states[:3], last, states.deeper)
-        tokens = self._choose(guess, wanted)
-        steps = [_Step(range(len(wanted)), tokens, guess.probabilities)]
+        every = [place for one in wanted for place in _again(one)]
+        rows = last if len(every) == len(wanted) else _rows_of(last, wanted)
+        guess = self.head(*states[:3], rows, states.deeper)
+        tokens = self._choose(guess, every)
+        final, probabilities = guess.final, guess.probabilities
+        replaces: Sequence[int] = [0] * len(wanted)
+        if len(every) > len(wanted):
+            kept, replaces = _first_changes(tokens.tolist(), wanted)
+            tokens, final, probabilities = tokens[kept], final[kept], probabilities[kept]
+            wanted = [every[row] for row in kept]
+        steps = [_Step(range(len(wanted)), tokens, probabilities)]
         if any(one.length > 1 for one in wanted):
-            steps += self._continue(guess.final, tokens, wanted, made=1)
-        return self._bursts(wanted, steps, number=1)
+            steps += self._continue(final, tokens, wanted, made=1)
+        bursts = self._bursts(wanted, steps, number=1)
+        return [
+            Candidate(burst, replaces=count) for burst, count in zip(bursts, replaces, strict=True)
+        ]
 
     def go_on(
         self,
@@ -186,3 +197,40 @@ class HeadDrafter:
             mixed[drawn] = tokens
             return mixed
         return tokens
+
+
+def _again(one: Wanted) -> list[Wanted]:
+    """Return what is wanted behind each token that a request may draft behind, first to last."""
+    return [one._replace(position=one.position - back) for back in range(len(one.embedded), -1, -1)]
+
+
+def _rows_of(last: torch.Tensor, wanted: Sequence[Wanted]) -> torch.Tensor:
+    """Return the places of all these tokens among the pass's, int64."""
+    counts = torch.tensor([1 + len(one.embedded) for one in wanted], device=last.device)
+    back = counts.repeat_interleave(counts) - 1
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return last.repeat_interleave(counts) - back + torch.arange(len(back)).to(last) - starts
+
+
+def _first_changes(tokens: Sequence[int], wanted: Sequence[Wanted]) -> tuple[list[int], list[int]]:
+    """Find where each request's redrafts first differ from what its pass embedded.
+
+    Args:
+        tokens: the redrafts of all requests, and each one's draft behind its last token.
+        wanted: the requests.
+
+    Returns:
+        By request, the row of the first that differs, or of its last; and how many drafts that
+        replaces.
+    """
+    rows, replaces = [], []
+    start = 0
+    for one in wanted:
+        count = len(one.embedded)
+        row = 0
+        while row < count and tokens[start + row] == one.embedded[row]:
+            row += 1
+        rows.append(start + row)
+        replaces.append(count - row)
+        start += count + 1
+    return rows, replaces

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from vllm_ppsd.protocol import Draft
+from vllm_ppsd.protocol import Candidate, Draft
 
 
 class ExitStates(NamedTuple):
@@ -36,6 +36,8 @@ class Wanted(NamedTuple):
         position: of the first draft in the sequence.
         depth: how many drafts of this step lie before it.
         length: how many drafts; all but the first are continuations.
+        embedded: the drafts at the end of what the pass ran over, one a token. Their positions
+            are drafted again, and where one comes out otherwise, it is the first draft.
     """
 
     row: int
@@ -43,6 +45,7 @@ class Wanted(NamedTuple):
     position: int
     depth: int = 0
     length: int = 1
+    embedded: tuple[int, ...] = ()
 
 
 Promising = Callable[[Wanted, float], bool]
@@ -55,17 +58,17 @@ class Drafter(Protocol):
 
     def draft(
         self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[tuple[Draft, ...]]:
+    ) -> Sequence[Candidate]:
         """Take in what a pass made, and return the drafts that are wanted.
 
         Args:
             states: of the whole pass; key/value entries are kept of all of it.
-            last: int64 [wanted], where the token that each first draft follows is among the
-                pass's.
+            last: int64 [wanted], where the last token of each request is among the pass's.
             wanted: the drafts; may be none.
 
         Returns:
-            Per request that is asked about, ``length`` drafts, the first behind an exit state.
+            Per request that is asked about, ``length`` drafts, the first behind an exit state:
+            that of the last token, or of one before it where a draft is replaced.
         """
 
     def go_on(

@@ -24,7 +24,15 @@ from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.hooks.marks import hide
-from vllm_ppsd.protocol import Flight, Lane, Outcome, Shape, TickBook, flush
+from vllm_ppsd.protocol import (
+    Flight,
+    Lane,
+    Outcome,
+    Shape,
+    TickBook,
+    flush,
+    without_replaced,
+)
 from vllm_ppsd.sampling.seeds import Arrivals
 
 _HELD = 2**62
@@ -129,13 +137,19 @@ class PPSDScheduler(AsyncScheduler):
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
-        kept, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
         lane, outcome, drafts = self._judged.get(request.request_id, (None, None, 0))
+        if outcome is not None and not is_stale:
+            # Before vLLM hashes what is computed for the prefix cache.
+            request.num_computed_tokens -= outcome.overwritten
+        kept, stopped = super()._update_request_with_output(request, new_token_ids, is_stale)
         if lane is not None and outcome is not None and outcome.compared:
             self._admission.judged(lane, outcome)
             self._observe(request, outcome, drafts)
-            if outcome.missed and not stopped and not is_stale:
-                self._flush(request)
+            if not stopped and not is_stale:
+                if outcome.missed:
+                    self._flush(request)
+                elif outcome.continues is not None:
+                    self._replace(request, lane.samples - len(outcome.tokens))
         return kept, stopped
 
     def _lane(self, request_id: str, position: int, length: int) -> Lane:
@@ -156,14 +170,17 @@ class PPSDScheduler(AsyncScheduler):
             request: a running one.
             drafting: whether the load lets it draft.
         """
-        length = 1
         if request.is_prefill_chunk:
-            return length
+            return 1
+        room = self._end(request) - 1 - request.num_computed_tokens
+        length = 1
         if request.num_output_placeholders:
             length = self._ticks.shape(request.request_id).length
         elif drafting and self._ticks.may_burst(request.request_id):
             length = 1 + self._admission.plan(request).reentry
-        return max(1, min(length, self._end(request) - 1 - request.num_computed_tokens))
+            # What was overwritten enters once more in front of the newest token.
+            room -= request.num_tokens - request.num_computed_tokens - 1
+        return max(1, min(length, room))
 
     def _room(self, lane: Lane) -> int:
         """Return how many more tokens its request can embed behind a lane."""
@@ -181,18 +198,18 @@ class PPSDScheduler(AsyncScheduler):
         stats, self._step_stats = self._step_stats, None
         return super().make_stats(stats, *args, **kwargs)
 
+    def _replace(self, request: Request, replaced: int) -> None:
+        """Take back drafts that the lane behind them has taken the place of."""
+        if replaced:
+            after = without_replaced(_flight_of(request), replaced)
+            request.num_computed_tokens = after.computed
+            request.num_output_placeholders = after.unverified
+
     def _flush(self, request: Request) -> None:
         """Rewind after a miss; what is in flight delivers nothing when it returns."""
         if request.status != RequestStatus.RUNNING or not request.num_output_placeholders:
             return
-        after = flush(
-            Flight(
-                computed=request.num_computed_tokens,
-                unverified=request.num_output_placeholders,
-                in_flight=request.num_in_flight_tokens,
-                stale=request.num_stale_output_tokens,
-            )
-        )
+        after = flush(_flight_of(request))
         request.num_computed_tokens = after.computed
         request.num_output_placeholders = after.unverified
         # The last stage returns no token for a stale lane, so the results are
@@ -220,6 +237,15 @@ class PPSDScheduler(AsyncScheduler):
         self._step_stats.observe_draft(
             num_draft_tokens=drafts, num_accepted_tokens=outcome.accepted
         )
+
+
+def _flight_of(request: Request) -> Flight:
+    return Flight(
+        computed=request.num_computed_tokens,
+        unverified=request.num_output_placeholders,
+        in_flight=request.num_in_flight_tokens,
+        stale=request.num_stale_output_tokens,
+    )
 
 
 def _lanes_of(scheduler_output: SchedulerOutput) -> Iterator[tuple[str, int, int]]:

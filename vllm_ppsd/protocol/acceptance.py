@@ -59,6 +59,9 @@ STEPS = 8
 PRIOR_STEPS = (0.78, 0.72, 0.7, 0.69, 0.68, 0.67, 0.66, 0.65)
 """By step, given that all drafts before were right, before anything was judged."""
 
+KEPT, MENDED = 0.94, 0.42
+"""Of drafts that are drafted again, of the head that ships; see ``Rates``."""
+
 SHARED = 0.25
 """How much the verdict on a continuation says about the other continuations."""
 
@@ -77,10 +80,15 @@ class Rates(msgspec.Struct, frozen=True):
         steps: of the drafts of a following lane, step 1 first.
         reentry: of the first draft behind a root's true token. The ones behind that go on from
             the head's own prediction, as steps 3 and more do.
+        kept: how often a right draft comes out the same when stage 0 drafts it again, behind the
+            exit state.
+        mended: how often a wrong one comes out right then.
     """
 
     steps: tuple[float, ...] = PRIOR_STEPS
     reentry: float = PRIOR_STEPS[REENTRY - 1]
+    kept: float = KEPT
+    mended: float = MENDED
 
     def following_chain(self, length: int) -> tuple[float, ...]:
         """Return the rates of the drafts of a following lane."""
@@ -89,6 +97,19 @@ class Rates(msgspec.Struct, frozen=True):
     def reentry_chain(self, drafts: int) -> tuple[float, ...]:
         """Return the rates of the drafts behind a root's true token."""
         return (self.reentry, *self._up_to(REENTRY, drafts - 1)) if drafts else ()
+
+    def goes_on(self, drafts: Sequence[float], first: float) -> float:
+        """Return how often the lane behind another one goes on, whatever is replaced.
+
+        Args:
+            drafts: rates of that one's drafts that are not judged yet.
+            first: rate of a first draft behind all of them.
+        """
+        right, goes_on = 1.0, 0.0
+        for rate in drafts:
+            goes_on += right * (1 - rate) * self.mended
+            right *= rate * self.kept
+        return goes_on + right * first
 
     def _up_to(self, first: int, count: int) -> tuple[float, ...]:
         """Steps beyond the last known one are as that one."""
@@ -130,14 +151,30 @@ class StepBook:
             step = min(step, STEPS)
             self._learn(request_id, step, reentry and index == 0, index < accepted)
 
+    def drafted_again(self, kept: Sequence[bool], mended: Sequence[bool]) -> None:
+        """Learn what became of drafts that stage 0 has drafted again, up to the first wrong one.
+
+        Args:
+            kept: of the right drafts, whether they came out the same.
+            mended: of the wrong ones, whether they came out right.
+        """
+        overall = self.overall
+        for known, name in ((kept, "kept"), (mended, "mended")):
+            for one in known:
+                rate: float = getattr(overall, name)
+                rate = bounded(rate + (one - rate) / SHAPE_MEMORY)
+                overall = msgspec.structs.replace(overall, **{name: rate})
+        self.overall = overall
+
     def rates(self, request_id: str) -> Rates:
         """Return the recent acceptance rates of a request."""
         level = self._levels.get(request_id, 0.0)
         if not level:
             return self.overall
-        return Rates(
-            tuple(bounded(step + level) for step in self.overall.steps),
-            bounded(self.overall.reentry + level),
+        return msgspec.structs.replace(
+            self.overall,
+            steps=tuple(bounded(step + level) for step in self.overall.steps),
+            reentry=bounded(self.overall.reentry + level),
         )
 
     def decay_to_prior(self, request_ids: Sequence[str], doubt: int) -> None:
@@ -152,12 +189,13 @@ class StepBook:
         for request_id in request_ids:
             self._levels[request_id] = self._levels.get(request_id, 0.0) * (1 - 1 / doubt)
         prior = Rates()
-        self.overall = Rates(
-            tuple(
+        self.overall = msgspec.structs.replace(
+            self.overall,
+            steps=tuple(
                 rate + (before - rate) / doubt
                 for rate, before in zip(self.overall.steps, prior.steps, strict=True)
             ),
-            self.overall.reentry + (prior.reentry - self.overall.reentry) / doubt,
+            reentry=self.overall.reentry + (prior.reentry - self.overall.reentry) / doubt,
         )
 
     def forget(self, request_id: str) -> None:
@@ -180,7 +218,8 @@ class StepBook:
             for s, rate in enumerate(overall.steps, 1)
         )
         own = 1.0 if reentry else SHARED if step > 1 else 0.0
-        self.overall = Rates(steps, bounded(overall.reentry + change * own))
+        reentering = bounded(overall.reentry + change * own)
+        self.overall = msgspec.structs.replace(overall, steps=steps, reentry=reentering)
 
 
 def bounded(value: float) -> float:

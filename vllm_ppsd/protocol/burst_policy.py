@@ -239,7 +239,15 @@ def _about(times: StageTimes) -> list[StageTimes]:
 
 
 def _rounded_rates(rates: Rates) -> Rates:
-    return Rates(tuple(round(50 * r) / 50 for r in rates.steps), round(50 * rates.reentry) / 50)
+    def rounded(rate: float) -> float:
+        return round(50 * rate) / 50
+
+    return Rates(
+        tuple(map(rounded, rates.steps)),
+        rounded(rates.reentry),
+        rounded(rates.kept),
+        rounded(rates.mended),
+    )
 
 
 def _rounded_times(times: StageTimes) -> tuple[StageTimes, float]:

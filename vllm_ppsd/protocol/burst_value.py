@@ -129,16 +129,15 @@ class _Sent:
 class _Cycle:
     """A request whose lanes follow before the verdict.
 
-    While no draft misses all happens at fixed times. So lanes are followed as if none did, and
-    each is weighed by the probability that the miss is in it. Behind some lanes one period is as
+    While lanes go on all happens at fixed times. So lanes are followed as if all did, and each is
+    weighed by the probability that it is the last that counts. Behind some lanes one period is as
     the other, and the rest is a geometric series.
     """
 
     def __init__(self, plan: BurstPlan, times: StageTimes, rates: Rates) -> None:
         self._plan, self._times = plan, times
-        first = rates.steps[:1]
-        self._root = _lane((*rates.reentry_chain(plan.reentry), *first))
-        self._following = _lane((*rates.following_chain(plan.following)[1:], *first))
+        self._root = _lane(rates.reentry_chain(plan.reentry), rates)
+        self._following = _lane(rates.following_chain(plan.following)[1:], rates)
 
     def expected(self, beside: _Beside) -> _Expected:
         """Return the expected values beside others."""
@@ -256,14 +255,15 @@ class _Cycle:
         return start + late
 
 
-def _lane(rates: tuple[float, ...]) -> tuple[float, float]:
-    """Return the probability that all drafts of a lane hold, and the tokens it retires on average.
+def _lane(drafts: tuple[float, ...], rates: Rates) -> tuple[float, float]:
+    """Return the probability that the lane behind one goes on, and the tokens that one retires.
 
     Args:
-        rates: of its drafts that are not judged yet, and of the next lane's first one.
+        drafts: rates of its drafts that are not judged yet.
+        rates: the request's.
     """
-    survives, tokens = 1.0, 0.0
-    for rate in rates:
-        tokens += survives
+    survives, tokens = 1.0, 1.0
+    for rate in drafts:
         survives *= rate
-    return survives, tokens
+        tokens += survives
+    return rates.goes_on(drafts, rates.steps[0]), tokens

@@ -12,7 +12,8 @@ Entries of all tokens before it are kept (see ``slots``), whichever lanes they w
 Invariants (held by ``tests/protocol``):
 
 - ``computed - unverified`` is the number of positions whose key/value entries are
-  final. It never decreases, except by a preemption, which resets it to zero.
+  final. It decreases only by a preemption, which resets it to zero, and by entries that a stale
+  lane may have overwritten.
 - Results come back in the order in which they were sent, so after a flush exactly
   ``stale`` tokens' worth of results drain before the first result that counts.
 - Draining a stale result changes nothing but ``in_flight`` and ``stale``.
@@ -60,6 +61,20 @@ def flush(flight: Flight) -> Flight:
         unverified=0,
         in_flight=flight.in_flight,
         stale=flight.in_flight,
+    )
+
+
+def without_replaced(flight: Flight, replaced: int) -> Flight:
+    """Take back drafts that the lane behind them, which goes on, has taken the place of.
+
+    All that is in flight of the request stands so many positions before where it was sent to
+    (see ``places``).
+    """
+    return Flight(
+        computed=flight.computed - replaced,
+        unverified=flight.unverified - replaced,
+        in_flight=flight.in_flight,
+        stale=flight.stale,
     )
 
 

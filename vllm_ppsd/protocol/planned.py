@@ -103,11 +103,21 @@ class PlannedLoad:
         return requests == 1
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:
-        """Learn what became of the drafts of a lane, and of the first one behind it."""
-        own = lane.samples - 1
-        steps = [*range(REENTRY, REENTRY + own), 1][: outcome.compared]
-        reentry = lane.is_root and own > 0
-        self._policy.acceptance.judged(outcome.request_id, steps, outcome.accepted, reentry)
+        """Learn what became of the drafts of a lane, and of the first one behind it.
+
+        Where that one replaces a draft, it was the draft that was right or wrong.
+        """
+        own, right = lane.samples - 1, len(outcome.tokens) - 1
+        behind = outcome.redrafted
+        steps, accepted = [*range(REENTRY, REENTRY + own)][: right + 1], right
+        if right == own == behind:
+            steps, accepted = [*steps, 1], outcome.accepted
+        acceptance = self._policy.acceptance
+        acceptance.judged(outcome.request_id, steps, accepted, lane.is_root and own > 0)
+        if behind is not None:
+            kept = [True] * min(right, behind) + [False] * (behind < right)
+            mended = [behind == right and outcome.continues is not None] * (right < own)
+            acceptance.drafted_again(kept, mended)
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""

@@ -48,9 +48,9 @@ class RetirementBook:
     ) -> Outcome:
         """Judge the tokens that a lane sampled; the lane must count.
 
-        The sample of a row is compared with the draft that the lane's next row embeds, and the
-        last one with the first drafts of the candidates behind the lane. Up to the first
-        difference the samples are retired, that one included.
+        The sample of a row is compared with the draft that the lane's next row embeds. Up to the
+        first difference the samples are retired, that one included. The last of them is compared
+        with the first drafts of the candidates that stand behind its row.
 
         Args:
             lane: the lane.
@@ -63,21 +63,25 @@ class RetirementBook:
         agreed = 0
         while agreed < len(drafts) and drafts[agreed].token == sampled[agreed]:
             agreed += 1
-        complete = agreed == len(drafts)
-        continues = self._next(lane, sampled[agreed], candidates) if complete else None
+        behind = [len(drafts) - c.replaces for c in candidates if c.parent == lane.rank]
+        continues = self._next(lane, sampled[agreed], candidates, len(drafts) - agreed)
         return Outcome(
             lane.request_id,
             tuple(sampled[: agreed + 1]),
-            compared=agreed + (bool(candidates) if complete else 1),
+            compared=agreed + (bool(candidates) if agreed == len(drafts) else 1),
             accepted=agreed + (continues is not None),
             continues=continues,
             rank=lane.rank,
+            redrafted=behind[0] if behind else None,
         )
 
-    def _next(self, lane: Lane, token: int, candidates: Sequence[Candidate]) -> int | None:
+    def _next(
+        self, lane: Lane, token: int, candidates: Sequence[Candidate], replaces: int
+    ) -> int | None:
         """Return the rank of the lane that continues ``lane`` with ``token``."""
         for rank, candidate in enumerate(candidates):
-            if candidate.parent == lane.rank and candidate.drafts[0].token == token:
+            here = (candidate.parent, candidate.replaces) == (lane.rank, replaces)
+            if here and candidate.drafts[0].token == token:
                 self._continues[lane.request_id] = lane.tick, rank, candidate.drafts[1:]
                 return rank
         return None

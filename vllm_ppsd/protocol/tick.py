@@ -175,10 +175,15 @@ class Candidate(msgspec.Struct, frozen=True):
     Attributes:
         drafts: one per token of that lane.
         parent: rank of the lane that it was drafted behind.
+        replaces: how many drafts at the end of that lane it takes the place of. When a lane has
+            run, stage 0 has the exit states before its drafts and drafts these positions again;
+            at the first that comes out otherwise the candidate begins. Only a level of one lane
+            may replace drafts: its lane overwrites their entries.
     """
 
     drafts: tuple[Draft, ...]
     parent: int = 0
+    replaces: int = 0
 
 
 class PartTimes(msgspec.Struct, frozen=True):
@@ -223,6 +228,8 @@ class Outcome(msgspec.Struct, frozen=True):
             unless nothing was drafted for the request's next level.
         accepted: how many of those, the first ones, equal their draft.
         continues: rank of the lane of the request's next tick that goes on; None if none does.
+        redrafted: of the lane's rows that sample, the one that the candidates stand behind, from 0;
+            None if nothing was drafted there.
     """
 
     request_id: str
@@ -231,11 +238,21 @@ class Outcome(msgspec.Struct, frozen=True):
     accepted: int
     continues: int | None = None
     rank: int = 0
+    redrafted: int | None = None
 
     @property
     def missed(self) -> bool:
         """Whether a draft was wrong, so that all that is in flight of the request is stale."""
         return self.accepted < self.compared
+
+    @property
+    def overwritten(self) -> int:
+        """How many retired tokens lose their entries: the lane behind, which is stale, took the
+        place of drafts that were right. These positions enter once more, before the newest token.
+        """
+        if self.redrafted is None or self.continues is not None:
+            return 0
+        return max(0, len(self.tokens) - 1 - self.redrafted)
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -56,8 +56,8 @@ class PPSDRunnerMixin:
 
     def execute_model(self, scheduler_output: Any, intermediate_tensors: Any = None) -> Any:
         self._port.allocate_intermediate_tensors()
-        self._step = _Step(scheduler_output.tick)
-        if not self.ppsd_stage.begin(scheduler_output.tick):
+        self._step = _Step(self.ppsd_stage.enter(scheduler_output.tick))
+        if not self.ppsd_stage.begin(self._step.tick):
             # The batch is kept in step, and what was sent is taken in: the stage before
             # waits for that.
             intermediate_tensors.wait_for_comm()
@@ -92,8 +92,10 @@ class PPSDRunnerMixin:
 
     def _update_states(self, scheduler_output: Any) -> Any:
         inputs = self.ppsd_stage.inputs(self._step.tick)
+        cached = scheduler_output.scheduled_cached_reqs
+        stands = {lane.request_id: lane.position for lane in self._step.tick.lanes}
+        cached.num_computed_tokens = [stands[request_id] for request_id in cached.req_ids]
         if inputs is not None:
-            cached = scheduler_output.scheduled_cached_reqs
             for i, request_id in enumerate(cached.req_ids):
                 self._port.rewind(request_id, cached.num_computed_tokens[i])
                 if not cached.new_token_ids[i]:

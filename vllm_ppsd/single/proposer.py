@@ -213,4 +213,4 @@ class EarlyExitProposer:
         with self._port.draft_context(rows, at, depth) as steps:
             positions = next(steps)
             states = ExitStates(positions, *self._early(input_ids, positions))
-            return [burst[0] for burst in self.drafter.draft(states, every, wanted)]
+            return [one.drafts[0] for one in self.drafter.draft(states, every, wanted)]

@@ -192,6 +192,7 @@ class StageChannels:
         host: this stage's address, at which the others reach it.
         patience: seconds to wait for a message.
         states: whether hidden states go over channels, too.
+        places: whether middle stages need the drafts, to know where lanes stand.
         feedback: the stages that send their states back to the first.
 
     Attributes:
@@ -201,20 +202,25 @@ class StageChannels:
     """
 
     def __init__(
-        self, host: str, patience: float, states: bool, feedback: Sequence[int] = ()
+        self,
+        host: str,
+        patience: float,
+        states: bool,
+        places: bool = False,
+        feedback: Sequence[int] = (),
     ) -> None:
         group = get_pp_group()
         first, last = group.is_first_rank, group.is_last_rank
         behind = group.world_size - 1
         receives = {
             Kind.STATES: states and not first,
-            Kind.DRAFTS: last,
+            Kind.DRAFTS: last or (places and not first),
             Kind.VERDICTS: not last,
             Kind.FEEDBACK: first and bool(feedback),
         }
         targets: dict[Kind, Iterable[int]] = {
             Kind.STATES: [group.rank_in_group + 1] if states and not last else [],
-            Kind.DRAFTS: [behind] if first else [],
+            Kind.DRAFTS: (range(1, behind + 1) if places else [behind]) if first else [],
             Kind.VERDICTS: range(behind) if last else [],
             Kind.FEEDBACK: [0] if group.rank_in_group in feedback else [],
         }

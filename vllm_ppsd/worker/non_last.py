@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from vllm.distributed.parallel_state import get_tp_group
@@ -15,12 +15,9 @@ from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.stage import Stage
 
-_UNUSED = 0
-"""Input token on a middle stage, which embeds nothing."""
-
 
 class NonLastStage(Stage):
-    """A middle stage; the first one drafts as well.
+    """A stage before the last.
 
     Args:
         port: to the model runner that this stage belongs to.
@@ -42,12 +39,6 @@ class NonLastStage(Stage):
         entered = self._stale_book.enter(tick)
         assert entered is tick, "lanes of one request in a tick: parents would have to travel"
         return super().begin(tick)
-
-    def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
-        return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.lanes}
-
-    def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
-        return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.reentries}
 
     def run(self, batch: Batch, layers: Callable[[], Any]) -> Any:
         if not self._config.max_drafts:

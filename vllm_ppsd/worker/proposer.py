@@ -10,7 +10,7 @@ import torch
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.build import build_drafter
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
-from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Tick
+from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Lane, Tick
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.seeds import SeedBook
@@ -33,6 +33,7 @@ class ProposerStage(NonLastStage):
         self._drafts: Sender[Drafts] = channels.senders[Kind.DRAFTS]
         self._seeds = SeedBook()
         self._feedback: Feedback | None = None
+        self._embedded: dict[str, Sequence[int]] = {}
         model = port.vllm_config.model_config
         self._final = FinalStates(model.get_hidden_size(), model.dtype, port.device)
         self._watch = PartWatch(port.device)
@@ -74,7 +75,8 @@ class ProposerStage(NonLastStage):
         return super().begin(tick)
 
     def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
-        return {lane.request_id: self._draft_book.inputs(lane) for lane in tick.lanes}
+        self._embedded = {lane.request_id: self._draft_book.inputs(lane) for lane in tick.lanes}
+        return dict(self._embedded)
 
     def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
         """Draft behind the known tokens of the tick's re-entry bursts, and tell the last stage."""
@@ -105,7 +107,9 @@ class ProposerStage(NonLastStage):
             lane.request_id: tuple(burst) for lane, burst in zip(lanes, drafted, strict=True)
         }
         self._drafts.send(Drafts(tick.number, entered=entered))
-        return {name: [draft.token for draft in burst] for name, burst in entered.items()}
+        tokens_of = {name: [draft.token for draft in burst] for name, burst in entered.items()}
+        self._embedded |= tokens_of
+        return tokens_of
 
     def _hear(self) -> None:
         verdict, buffers = self._verdicts.receive_with_buffers()
@@ -127,6 +131,7 @@ class ProposerStage(NonLastStage):
                 candidates = self._draft(self.drafter, batch, states)
         drafts = Drafts(batch.tick.number, candidates, seconds=self._watch.result(batch.tick))
         self._draft_book.propose(drafts)
+        self._places.propose(drafts)
         self._drafts.send(drafts)
 
     def _run_layers(self, batch: Batch, layers: Callable[[], Any]) -> Any:
@@ -139,7 +144,13 @@ class ProposerStage(NonLastStage):
         """Return candidates behind every row that samples and may be sent on."""
         tick = batch.tick
         wanted = [
-            Wanted(row, lane.request_id, lane.end, length=tick.shape(lane.request_id).length)
+            Wanted(
+                row,
+                lane.request_id,
+                lane.end,
+                length=tick.shape(lane.request_id).length,
+                embedded=self._replaceable(lane),
+            )
             for row, lane in enumerate(batch.lanes)
             if lane.samples and lane.request_id not in tick.no_draft_req_ids
         ]
@@ -155,8 +166,15 @@ class ProposerStage(NonLastStage):
         ):
             drafted = drafter.draft(exit_states, last, wanted)
         return {
-            one.request_id: (Candidate(burst),) for one, burst in zip(wanted, drafted, strict=True)
+            one.request_id: (candidate,) for one, candidate in zip(wanted, drafted, strict=True)
         }
+
+    def _replaceable(self, lane: Lane) -> tuple[int, ...]:
+        """Return the drafts that a lane carries behind its first row that samples."""
+        rows = max(0, lane.samples - 1)
+        if not rows or self._feedback is not None or self._draft_book.is_stale(lane):
+            return ()
+        return tuple(self._embedded[lane.request_id][-rows:])
 
     def _draw_coupled(
         self, shaped: torch.Tensor, _: Any, wanted: Sequence[Wanted], token_ids: torch.Tensor

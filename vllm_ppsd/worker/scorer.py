@@ -109,6 +109,7 @@ class ScorerStage(Stage):
     def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
         # The token does not wait for its draft; the comparison does.
         drafts = self._drafts.receive(tick.number) if self._speculates else Drafts(tick.number)
+        self._places.propose(drafts)
         outcomes = {
             lane.request_id: self._book.retire(
                 lane,

@@ -14,7 +14,7 @@ import torch
 from vllm.sequence import IntermediateTensors
 
 from vllm_ppsd.drafter.interface import Drafter
-from vllm_ppsd.protocol import Lane, Tick, Verdict
+from vllm_ppsd.protocol import Lane, PlaceBook, Tick, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.events import EventSink, What
@@ -45,6 +45,7 @@ class Stage:
         self._feedback_sender = FeedbackSender(back, channels.stage) if back else None
         self.events = EventSink()
         self.sends: list[Any] = []
+        self._places = PlaceBook()
 
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
@@ -52,8 +53,12 @@ class Stage:
     def warm_up(self, num_tokens: int) -> None:
         """Compile, and use the memory of, what the stage runs behind its layers."""
 
+    def enter(self, tick: Tick) -> Tick:
+        """A tick has come; return it with its lanes where they stand."""
+        return self._places.enter(tick)
+
     def begin(self, tick: Tick) -> bool:
-        """A tick has come; return False if it need not be prepared at all."""
+        """A tick has entered; return False if it need not be prepared at all."""
         if tick.lanes:
             self.events.tick(tick)
         return True

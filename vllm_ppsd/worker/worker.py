@@ -15,12 +15,11 @@ from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.lifeline import follow_engine
-from vllm_ppsd.protocol import StaleBook
 from vllm_ppsd.runner.port import RunnerPort
 from vllm_ppsd.runner.v1_pipeline import PPSDRunnerMixin
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.handover import Handover
-from vllm_ppsd.worker.non_last import NonLastStage
+from vllm_ppsd.worker.middle import MiddleStage
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
 from vllm_ppsd.worker.stage import Stage
@@ -65,6 +64,7 @@ class PPSDWorkerMixin:
             host=get_ip() if several_nodes else get_loopback_ip(),
             patience=envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS,
             states=hands_over,
+            places=self.ppsd_config.longest_burst > 1,
             feedback=self.ppsd_config.feedback_stages,
         )
         if hands_over:
@@ -115,4 +115,4 @@ def make_stage(config: PPSDConfig, port: RunnerPort, channels: StageChannels) ->
         return ProposerStage(port, config, channels)
     if group.is_last_rank:
         return ScorerStage(port, config, channels)
-    return NonLastStage(port, config, channels, StaleBook())
+    return MiddleStage(port, config, channels)

@@ -160,12 +160,15 @@ class BurstSimulation:
         if not was_root:
             # Its first draft was judged with the lane before.
             chances = request.rates.following_chain(plan.following)[1:]
-        if plan.depth:
-            chances = (*chances, request.rates.steps[0])
         hits = 0
         while hits < len(chances) and self._rng.random() < chances[hits]:
             hits += 1
-        missed = hits < len(chances) or not plan.depth
-        self.tokens += hits + missed
-        if missed:
+        self.tokens += hits + 1
+        if not plan.depth or not self._goes_on(request.rates, hits, len(chances)):
             request.right, request.flushed = False, verdict
+
+    def _goes_on(self, rates: Rates, hits: int, drafts: int) -> bool:
+        """Whether stage 0 drafts again so that the next lane begins where the first miss is."""
+        if any(self._rng.random() >= rates.kept for _ in range(hits)):
+            return False
+        return self._rng.random() < (rates.steps[0] if hits == drafts else rates.mended)

@@ -1,0 +1,48 @@
+"""A middle stage: it embeds nothing and drafts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.protocol import Drafts, StaleBook, Tick
+from vllm_ppsd.runner.port import RunnerPort
+from vllm_ppsd.worker.channels import Receiver, StageChannels
+from vllm_ppsd.worker.messages import Kind
+from vllm_ppsd.worker.non_last import NonLastStage
+
+_UNUSED = 0
+"""Input token of a stage that embeds nothing."""
+
+
+class MiddleStage(NonLastStage):
+    """Runs its layers over the lanes that may count.
+
+    Args:
+        port, config, channels: as for every stage.
+    """
+
+    def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
+        super().__init__(port, config, channels, StaleBook())
+        self._drafts: Receiver[Drafts] | None = channels.receivers.get(Kind.DRAFTS)
+        self._before: int | None = None
+
+    def enter(self, tick: Tick) -> Tick:
+        if self._drafts is not None and tick.lanes:
+            if self._before is not None:
+                self._hear_drafts(self._drafts, self._before)
+            self._before = tick.number
+        return super().enter(tick)
+
+    def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
+        return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.lanes}
+
+    def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
+        return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.reentries}
+
+    def _hear_drafts(self, channel: Receiver[Drafts], tick: int) -> None:
+        """Take in what was drafted in a tick. Stage 0 has sent it before the next tick's states,
+        and behind what entered with it."""
+        while (drafts := channel.receive(tick)).entered:
+            pass
+        self._places.propose(drafts)
