@@ -7,6 +7,7 @@ are accepted whole, in part, and not at all.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from support.tiny import calmed
 from vllm_ppsd.drafter.recorded import write_record
 from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.exit_head.create import init_head
-from vllm_ppsd.protocol import PLAIN, BurstPlan, PartCosts, StageTimes
+from vllm_ppsd.protocol import PLAIN, BurstPlan, Lane, Outcome, PartCosts, StageTimes
 
 pytestmark = pytest.mark.e2e
 
@@ -75,20 +76,44 @@ def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -
         assert hits[0] > hits[1] > hits[6] >= hits[7] > 0
 
 
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts drafts that following lanes took the place of, by whether these went on."""
+    counts: Counter[str] = Counter()
+    judged = Admission.judged
+
+    def counting(self: Admission, lane: Lane, outcome: Outcome) -> None:
+        if outcome.continues is not None:
+            counts["wrong"] += lane.samples - len(outcome.tokens)
+        counts["right"] += outcome.overwritten
+        judged(self, lane, outcome)
+
+    monkeypatch.setattr(Admission, "judged", counting)
+    return counts
+
+
 def test_random_requests_with_random_bursts(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: Counter[str]
 ):
     monkeypatch.setattr(Admission, "plan", AnyPlan(depth=1).plan)
     run_mixes(tiny_llama, tmp_path, range(8), 20, stages=2)
+    assert replaced["wrong"] > 0
+    assert replaced["right"] > 0
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stages", [2, 3])
 def test_many_random_requests_with_random_bursts(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: int
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replaced: Counter[str],
+    stages: int,
 ):
     monkeypatch.setattr(Admission, "plan", AnyPlan(depth=stages - 1).plan)
     run_mixes(tiny_llama, tmp_path, range(30), 20, stages)
+    assert replaced["wrong"] > 0
+    assert replaced["right"] > 0
 
 
 @pytest.fixture(scope="module")
