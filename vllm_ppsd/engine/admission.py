@@ -171,16 +171,17 @@ class Admission:
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
-        self._policy.judged(lane, outcome)
+        self._policy.judged(lane, outcome, time.monotonic())
 
     def _learn_parts(
         self, costs: PartCosts, tick: Tick, output: ModelRunnerOutput, now: float
     ) -> None:
         """Learn what the parts of a tick took, where it was a request's alone."""
-        alone = self._alone is not None and self._alone[0] == tick.number
         if isinstance(output, PPSDModelRunnerOutput) and output.verdict.seconds is not None:
+            # Behind a root of the one request that decodes the other stages have nothing to run.
+            alone = tick.depth is not None and tick.lanes[0].is_root
             costs.observe_parts(tick, output.verdict.seconds, alone)
-        if self._alone is not None and alone:
+        if self._alone is not None and self._alone[0] == tick.number:
             _, sent, lane = self._alone
             if lane.length == lane.samples:
                 costs.observe_round_trip(lane.length, lane.drafted, now - sent)

@@ -16,6 +16,7 @@ from vllm_ppsd.protocol.acceptance import STEPS, Rates, StepBook
 from vllm_ppsd.protocol.burst_value import tokens_per_second
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
 from vllm_ppsd.protocol.load import DOUBT
+from vllm_ppsd.protocol.yields import YieldBook
 
 EQUAL = 0.99
 """Of plans for several requests that promise this share of the best one's yield, the one of least
@@ -27,7 +28,10 @@ BETTER = 1.02
 LONG = 4
 """Tokens of a following lane where the search for long lanes starts."""
 
-PATIENCE = 64
+TRIED = 0.85
+"""Of what the best plan promises, what one must promise whose depth has never run."""
+
+PATIENCE = 32
 """Ticks between two looks at a request's plan, unless the number of requests has changed."""
 
 LOOKS_APART = 8
@@ -71,6 +75,7 @@ class BurstPolicy:
             raise ValueError(f"a margin of {margin} would let drafting lose; 1 is the least")
         self._steps, self._depth, self._margin, self._shared = steps, depth, margin, shared
         self.acceptance = StepBook()
+        self._yields = YieldBook()
         self._plans: dict[str, BurstPlan] = {}
         self._asked = self._looked = 0
         self._requests = 0
@@ -89,6 +94,8 @@ class BurstPolicy:
         """
         self._asked += 1
         self._requests = len(request_ids) if self._shared else 1
+        if len(request_ids) > 1:
+            self._yields.begin()
         for request_id in request_ids:
             if request_id not in self._plans:
                 # Until its turn it decodes as the newest plan among so many says.
@@ -103,8 +110,18 @@ class BurstPolicy:
         self.acceptance.decay_to_prior(plain, DOUBT)
         return {name: self._plans[name] for name in request_ids}
 
+    def retired(self, tokens: int, now: float) -> None:
+        """Learn what plans really yield.
+
+        Args:
+            tokens: of a request, retired at once.
+            now: seconds, as the times that ``choose`` is given.
+        """
+        self._yields.retired(tokens, now)
+
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
+        self._yields.begin()
         self.acceptance.forget(request_id)
         self._plans.pop(request_id, None)
         self._looks.pop(request_id, None)
@@ -178,17 +195,26 @@ class BurstPolicy:
         ranked = self.ranked(rounded, rates, requests)
         drafting = [plan for plan in ranked.values() if plan != PLAIN]
 
+        if before is not None and requests == 1:
+            self._yields.end(before.depth, self.value(before, rounded, rates, 1) / unit)
+
         def worth(plan: BurstPlan) -> float:
-            return self.value(plan, rounded, rates, requests)
+            factor = self._yields.factor(plan.depth) if requests == 1 else 1.0
+            return factor * self.value(plan, rounded, rates, requests)
 
         best = PLAIN
         if drafting:
+            drafting.sort(key=worth, reverse=True)
             equals = [
                 plan for plan in drafting if worth(plan) >= _equal(requests) * worth(drafting[0])
             ]
             best = min(equals, key=lambda plan: plan.depth)
         if before is not None and before != PLAIN and worth(best) < BETTER * worth(before):
             best = before
+        if requests == 1 and before is not None and self._yields.is_known(before.depth):
+            # Each depth that promises about as much runs for a window.
+            untried = [plan for plan in drafting if not self._yields.is_known(plan.depth)]
+            best = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), best)
         margin = 1.0 if requests == 1 else self._margin
         if before is not None:
             margin = margin / BETTER if before != PLAIN else margin * BETTER

@@ -111,8 +111,14 @@ class Admitting(Protocol):
             requests: that are running or in the tick.
         """
 
-    def judged(self, lane: Lane, outcome: Outcome) -> None:
-        """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
+    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
+        """Drafts of a lane, or behind it, were compared with what the last stage sampled.
+
+        Args:
+            lane: the lane.
+            outcome: of it.
+            now: seconds of any clock.
+        """
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
@@ -162,7 +168,7 @@ class FixedDepth:
         }
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
-    def judged(self, lane: Lane, outcome: Outcome) -> None:
+    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
         """Nothing is learned."""
 
     def forget(self, request_id: str) -> None:
@@ -226,7 +232,7 @@ class LoadPolicy(FixedDepth):
         """Whether stage 0 drafts in a tick that carries a prompt: of one request alone."""
         return requests == 1
 
-    def judged(self, lane: Lane, outcome: Outcome) -> None:
+    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
         """Learn how many drafts were hits."""
         for i in range(outcome.compared):
             self.acceptance.judged(outcome.request_id, hit=i < outcome.accepted)

@@ -33,6 +33,9 @@ class FixedPlan:
         """Return the plan of every request."""
         return dict.fromkeys(request_ids, self._plan)
 
+    def retired(self, tokens: int, now: float) -> None:
+        """Nothing is learned of what the plan yields."""
+
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
         self.acceptance.forget(request_id)
@@ -102,11 +105,13 @@ class PlannedLoad:
         """Whether stage 0 drafts in a tick that carries a prompt; of one alone."""
         return requests == 1
 
-    def judged(self, lane: Lane, outcome: Outcome) -> None:
+    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
         """Learn what became of the drafts of a lane, and of the first one behind it.
 
         Where that one replaces a draft, it was the draft that was right or wrong.
         """
+        if self.costs.is_measured:
+            self._policy.retired(len(outcome.tokens), now)
         own, right = lane.samples - 1, len(outcome.tokens) - 1
         behind = outcome.redrafted
         steps, accepted = [*range(REENTRY, REENTRY + own)][: right + 1], right
