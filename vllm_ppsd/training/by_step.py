@@ -35,6 +35,9 @@ class Step:
         joint: share of chains whose drafts are right up to this step.
         among: share of the target's tokens among the head's k best, by k.
         rows: how many drafts were judged.
+        kept: of chains whose drafts were right up to this step, how many drafts come out the same
+            when they are drafted again, behind the exit state; 0 behind an exit state.
+        mended: of chains whose first miss is in this step, how many drafts come out right then.
     """
 
     acceptance: float
@@ -42,6 +45,8 @@ class Step:
     joint: float
     among: dict[int, float]
     rows: int
+    kept: float = 0.0
+    mended: float = 0.0
 
 
 def burst_tokens(steps: Sequence[Step], drafts: int) -> float:
@@ -66,18 +71,27 @@ class StepCounts:
         """A batch of chains begins, all right so far."""
         self._alive = torch.ones(chains, dtype=torch.bool, device=device)
 
-    def judge(self, step: int, best: torch.Tensor, tokens: torch.Tensor) -> None:
+    def judge(
+        self,
+        step: int,
+        best: torch.Tensor,
+        tokens: torch.Tensor,
+        again: torch.Tensor | None = None,
+    ) -> None:
         """Take in a step of every chain.
 
         Args:
             step: from 1.
             best: int64 [chains, k], the head's best tokens, best first.
             tokens: int64 [chains], the target's.
+            again: int64 [chains], drafts of the same positions behind exit states.
         """
         assert self._alive is not None
         while len(self._counts) < step:
             self._counts.append(
-                dict.fromkeys(("rows", "hits", "before", "both", *map(str, BEST)), 0)
+                dict.fromkeys(
+                    ("rows", "hits", "before", "both", "kept", "mended", *map(str, BEST)), 0
+                )
             )
         right = best == tokens[:, None]
         hit = right[:, 0]
@@ -85,6 +99,10 @@ class StepCounts:
         counts["rows"] += len(tokens)
         counts["hits"] += int(hit.sum())
         counts["before"] += int(self._alive.sum())
+        if again is not None:
+            alive = self._alive & (again == tokens)
+            counts["kept"] += int((alive & hit).sum())
+            counts["mended"] += int((alive & ~hit).sum())
         self._alive = self._alive & hit
         counts["both"] += int(self._alive.sum())
         for k in BEST:
@@ -99,6 +117,8 @@ class StepCounts:
                 c["both"] / c["rows"],
                 {k: c[str(k)] / c["rows"] for k in BEST},
                 c["rows"],
+                c["kept"] / max(1, c["both"]),
+                c["mended"] / max(1, c["before"] - c["both"]),
             )
             for c in self._counts
             if c["rows"]
@@ -114,7 +134,7 @@ def count_steps(
     skipped: int = 0,
     scored: Scored | None = None,
 ) -> None:
-    """Take in a batch's drafts, step by step.
+    """Take in a batch's drafts, step by step; where steps are skipped, drafted again as well.
 
     Args:
         counts: which they are added to.
@@ -132,7 +152,13 @@ def count_steps(
         if scored is not None:
             scores = scored(scores, rows)
         best = scores.topk(max(BEST)).indices
-        counts.judge(step - skipped, vocabulary.tokens(best), tokens[rows])
+        again = None
+        if skipped:
+            behind = by_step[0][rows]
+            again = vocabulary.tokens(
+                (behind if scored is None else scored(behind, rows)).argmax(dim=-1)
+            )
+        counts.judge(step - skipped, vocabulary.tokens(best), tokens[rows], again)
 
 
 @torch.no_grad()

@@ -196,7 +196,8 @@ def _table_of(burst: Burst) -> Table:
     behind = "a known token, from the target's final state" if burst.known else "an exit state"
     table = Table(title=f"{burst.head}: bursts behind {behind}", title_justify="left")
     among = [f"among {k} best" for k in BEST]
-    for column in ("step", "acceptance", "given all before", *among, "tokens a burst"):
+    again = ["right, kept", "wrong, mended"] if burst.known else []
+    for column in ("step", "acceptance", "given all before", *among, *again, "tokens a burst"):
         table.add_column(column)
     for number, step in enumerate(burst.steps, start=1):
         table.add_row(
@@ -204,6 +205,7 @@ def _table_of(burst: Burst) -> Table:
             f"{step.acceptance:.3f}",
             f"{step.given:.3f}",
             *(f"{step.among[k]:.3f}" for k in BEST),
+            *([f"{step.kept:.3f}", f"{step.mended:.3f}"] if burst.known else []),
             f"{burst_tokens(burst.steps, number):.2f}",
         )
     return table
