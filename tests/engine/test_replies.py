@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 from vllm.v1.executor.multiproc_executor import WorkerProc
 
 from vllm_ppsd.engine import replies
@@ -93,18 +92,3 @@ def test_shutting_down_ends_the_wait(workers: Workers):
     with pytest.raises(RuntimeError, match="shut down"):
         workers.replies[2].dequeue()
     assert workers.queues[2].is_shut_down
-
-
-def test_the_engine_sleeps_until_a_reply_is_there():
-    """With vLLM's own queue: no turn of a core is taken while nothing is there."""
-    writer = MessageQueue(1, 1, max_chunk_bytes=1024, max_chunks=4)
-    reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
-    replies = Replies(reader)
-    replies.sleep_while_waiting()
-    writer.enqueue((SUCCESS, 1))
-    assert replies.dequeue(timeout=10) == (SUCCESS, 1)
-    timer = threading.Timer(1.0, writer.enqueue, ((SUCCESS, 2),))
-    before = time.process_time()
-    timer.start()
-    assert replies.dequeue(timeout=10) == (SUCCESS, 2)
-    assert time.process_time() - before < 0.3

@@ -29,14 +29,6 @@ class Replies:
         self._early: deque[Any] = deque()
         self._is_shut_down = False
 
-    def sleep_while_waiting(self) -> None:
-        """Free the core on which vLLM looks for replies over and over, for a second after each.
-
-        Where stages run on CPUs that is a core of one of them, and while all of them work every
-        turn that the engine takes is one that a stage loses.
-        """
-        self._queue._spin_condition.busy_loop_s = 0.0
-
     def watch(self, others: Sequence[Replies]) -> None:
         """Let ``dequeue`` return a failure of any of these workers, too."""
         self._others = others

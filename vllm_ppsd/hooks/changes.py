@@ -212,14 +212,9 @@ def hear_failures(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self)
         if not is_ppsd(self.vllm_config.speculative_config) or not self.response_mqs:
             return
-        from vllm.platforms import current_platform
-
         from vllm_ppsd.engine.replies import Replies
 
         queues = [Replies(queue) for queue in self.response_mqs]
-        if current_platform.is_cpu() and is_pipelined(self.vllm_config.speculative_config):
-            for queue in queues:
-                queue.sleep_while_waiting()
         awaited = queues[self._get_output_rank()]
         awaited.watch([queue for queue in queues if queue is not awaited])
         self.response_mqs = queues
