@@ -219,3 +219,17 @@ def test_few_looks_whatever_the_number_of_requests_does(monkeypatch: pytest.Monk
         choice.choose(names[: 5 + tick % 2], parts)
     assert len(looked) <= 22
     assert set(looked[2:]) == set(names)
+
+
+def test_a_look_is_put_off_to_when_stages_work_but_not_for_ever():
+    choice, parts = policy(), times(2, 0.1, 0, 0.05)
+    looks = []
+    look = choice._look
+    choice._look = lambda *arguments: looks.append(choice._asked) or look(*arguments)
+    for _ in range(PATIENCE + 10):
+        choice.choose(["r"], parts, waits=True)
+    choice.choose(["r"], parts)
+    assert looks == [1, PATIENCE + 11]
+    for _ in range(4 * PATIENCE):
+        choice.choose(["r"], parts, waits=True)
+    assert looks[2:] == [3 * PATIENCE + 11]

@@ -26,7 +26,7 @@ class Fixed(BurstPolicy):
         super().__init__(8, 3)
         self._told = plans
 
-    def choose(self, request_ids, times):
+    def choose(self, request_ids, times, waits=False):
         return {request_id: self._told[request_id] for request_id in request_ids}
 
 

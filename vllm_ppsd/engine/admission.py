@@ -88,7 +88,7 @@ class Admission:
             running: the scheduler's running requests.
             waiting: how many more wait.
         """
-        self._policy.choose([r.request_id for r in running])
+        self._policy.choose([r.request_id for r in running], waits=not self._in_flight)
         decoding = [
             # A grammar's next mask needs the token before it, so requests with
             # structured output decode plainly.

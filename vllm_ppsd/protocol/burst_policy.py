@@ -31,11 +31,12 @@ LONG = 4
 TRIED = 0.85
 """Of what the best plan promises, what one must promise whose depth has never run."""
 
-PATIENCE = 32
-"""Ticks between two looks at a request's plan, unless the number of requests has changed."""
+PATIENCE = 64
+"""Times that a request is asked about between two looks at its plan, unless the number of requests
+has changed: a lone one about twice a tick."""
 
 LOOKS_APART = 8
-"""Ticks between two looks at any request's plan: with several requests a look takes the scheduler
+"""Times between two looks at any request's plan: with several requests a look takes the scheduler
 10 ms and more."""
 
 JITTER = 0.02
@@ -85,12 +86,16 @@ class BurstPolicy:
         self._words = ""
         self._said = ("", -math.inf)
 
-    def choose(self, request_ids: Sequence[str], times: StageTimes) -> dict[str, BurstPlan]:
+    def choose(
+        self, request_ids: Sequence[str], times: StageTimes, waits: bool = False
+    ) -> dict[str, BurstPlan]:
         """Return the plan of every decoding request; a lane in flight keeps its own.
 
         Args:
             request_ids: all that decode.
             times: what the parts of a tick take now.
+            waits: whether stages wait for this. A look at a plan takes 10 ms and more, and is
+                put off to when they work.
         """
         self._asked += 1
         self._requests = len(request_ids) if self._shared else 1
@@ -104,7 +109,7 @@ class BurstPolicy:
                 )
         if self._asked - self._looked >= LOOKS_APART:
             since, oldest = min((self._due(name), name) for name in request_ids)
-            if since < self._asked:
+            if since < self._asked and not (waits and self._asked - since < 2 * PATIENCE):
                 self._plans[oldest] = self._look(oldest, times)
         plain = [name for name in request_ids if self._plans[name] == PLAIN]
         self.acceptance.decay_to_prior(plain, DOUBT)

@@ -79,8 +79,13 @@ class Admitted:
 class Admitting(Protocol):
     """Decides which decoding requests enter each tick, and how they draft."""
 
-    def choose(self, request_ids: Sequence[str]) -> None:
-        """Choose the plans of all running requests, once a tick."""
+    def choose(self, request_ids: Sequence[str], waits: bool = False) -> None:
+        """Choose the plans of all running requests, once a tick.
+
+        Args:
+            request_ids: all that run.
+            waits: whether stages wait for this.
+        """
 
     def plan(self, request_id: str) -> BurstPlan:
         """Return how a request drafts, where it may."""
@@ -141,7 +146,7 @@ class FixedDepth:
     def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
 
-    def choose(self, request_ids: Sequence[str]) -> None:
+    def choose(self, request_ids: Sequence[str], waits: bool = False) -> None:
         """All have the same plan."""
 
     def plan(self, request_id: str) -> BurstPlan:

@@ -29,7 +29,9 @@ class FixedPlan:
         self._plan = plan
         self.acceptance = StepBook()
 
-    def choose(self, request_ids: Sequence[str], times: StageTimes) -> dict[str, BurstPlan]:
+    def choose(
+        self, request_ids: Sequence[str], times: StageTimes, waits: bool = False
+    ) -> dict[str, BurstPlan]:
         """Return the plan of every request."""
         return dict.fromkeys(request_ids, self._plan)
 
@@ -69,9 +71,9 @@ class PlannedLoad:
             self._plans[request_id] = others or self._chosen([request_id])[request_id]
         return self._plans[request_id]
 
-    def choose(self, request_ids: Sequence[str]) -> None:
+    def choose(self, request_ids: Sequence[str], waits: bool = False) -> None:
         """Choose the plans of all running requests, once a tick."""
-        self._plans = self._chosen(request_ids) if request_ids else {}
+        self._plans = self._chosen(request_ids, waits) if request_ids else {}
 
     def full(self, requests: int, in_flight: int) -> bool:
         """Whether the stages are full: the next tick waits until a result is in.
@@ -134,5 +136,5 @@ class PlannedLoad:
         news = self._policy.news(now) if self.costs.is_measured else None
         return f"{news}; {self.costs.describe()}" if news else None
 
-    def _chosen(self, request_ids: Sequence[str]) -> dict[str, BurstPlan]:
-        return self._policy.choose(request_ids, self.costs.times())
+    def _chosen(self, request_ids: Sequence[str], waits: bool = False) -> dict[str, BurstPlan]:
+        return self._policy.choose(request_ids, self.costs.times(), waits)
