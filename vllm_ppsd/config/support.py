@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,12 +28,19 @@ def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Itera
 
 
 def _platform_reasons() -> Iterator[str]:
+    from vllm import envs
     from vllm.platforms import current_platform
+    from vllm.triton_utils import importing
 
     if not (current_platform.is_cpu() or current_platform.is_cuda()):
         yield f"the platform {current_platform.device_type!r} is not supported, only cpu and cuda"
-    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() in ("1", "true"):
-        yield "VLLM_USE_V2_MODEL_RUNNER is set, but only the V1 model runner is supported; unset it"
+    # As ``VllmConfig.use_v2_model_runner``, which exists too late.
+    wanted = envs.VLLM_USE_V2_MODEL_RUNNER
+    if wanted or (wanted is None and importing.HAS_TRITON):
+        yield (
+            "vLLM would use its V2 model runner here, and PPSD supports V1 alone so far; set "
+            "VLLM_USE_V2_MODEL_RUNNER=0"
+        )
 
 
 def _parallel_reasons(parallel: Any) -> Iterator[str]:

@@ -29,7 +29,7 @@ LONG = 4
 """Tokens of a following lane where the search for long lanes starts."""
 
 TRIED = 0.85
-"""Of what the best plan promises, what one must promise whose depth has never run."""
+"""Of what the best plan promises, what one must promise whose kind has never run."""
 
 PATIENCE = 64
 """Times that a request is asked about between two looks at its plan, unless the number of requests
@@ -201,10 +201,10 @@ class BurstPolicy:
         drafting = [plan for plan in ranked.values() if plan != PLAIN]
 
         if before is not None and requests == 1:
-            self._yields.end(before.depth, self.value(before, rounded, rates, 1) / unit)
+            self._yields.end(before.depth > 0, self.value(before, rounded, rates, 1) / unit)
 
         def worth(plan: BurstPlan) -> float:
-            factor = self._yields.factor(plan.depth) if requests == 1 else 1.0
+            factor = self._yields.factor(plan.depth > 0) if requests == 1 else 1.0
             return factor * self.value(plan, rounded, rates, requests)
 
         best = PLAIN
@@ -216,9 +216,9 @@ class BurstPolicy:
             best = min(equals, key=lambda plan: plan.depth)
         if before is not None and before != PLAIN and worth(best) < BETTER * worth(before):
             best = before
-        if requests == 1 and before is not None and self._yields.is_known(before.depth):
-            # Each depth that promises about as much runs for a window.
-            untried = [plan for plan in drafting if not self._yields.is_known(plan.depth)]
+        if requests == 1 and before is not None and self._yields.is_known(before.depth > 0):
+            # The other kind runs for a window, if it promises about as much.
+            untried = [plan for plan in drafting if not self._yields.is_known(plan.depth > 0)]
             best = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), best)
         margin = 1.0 if requests == 1 else self._margin
         if before is not None:

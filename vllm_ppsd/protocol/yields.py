@@ -1,8 +1,8 @@
 """How far what plans really yield is from what is expected, for one request alone.
 
 Expected values miss what no part's time says: stages that share cores with the scheduler, say.
-That differs most between plans with lanes ahead of the verdict and plans without, so each depth
-has a factor of its own, learned while its plans run.
+That differs most between plans with lanes ahead of the verdict and plans without, so both kinds
+have a factor of their own, learned while such plans run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class YieldBook:
     """Compares tokens per second with what was expected, window by window."""
 
     def __init__(self) -> None:
-        self._factors: dict[int, tuple[int, float]] = {}
+        self._factors: dict[bool, tuple[int, float]] = {}
         self._since: float | None = None
         self._now = 0.0
         self._tokens = 0
@@ -40,29 +40,29 @@ class YieldBook:
             self._tokens += tokens
         self._now = now
 
-    def end(self, depth: int, expected: float) -> None:
+    def end(self, follows: bool, expected: float) -> None:
         """End the window: learn from it, and begin the next one.
 
         Args:
-            depth: of the plan by which all tokens of the window were drafted.
+            follows: whether lanes followed before the verdict, by the plan of the window.
             expected: tokens per second.
         """
         if self._since is not None and self._tokens >= LEAST:
             ratio = self._tokens / (self._now - self._since) / expected
-            windows, factor = self._factors.get(depth, (0, 1.0))
+            windows, factor = self._factors.get(follows, (0, 1.0))
             windows = min(windows + 1, MEMORY)
-            self._factors[depth] = windows, factor + (ratio - factor) / windows
+            self._factors[follows] = windows, factor + (ratio - factor) / windows
         self.begin()
 
-    def is_known(self, depth: int) -> bool:
-        """Whether a plan of this depth has run for a window."""
-        return depth in self._factors
+    def is_known(self, follows: bool) -> bool:
+        """Whether a plan of this kind has run for a window."""
+        return follows in self._factors
 
-    def factor(self, depth: int) -> float:
-        """Return what plans of a depth yield, in expected yields.
+    def factor(self, follows: bool) -> float:
+        """Return what plans of a kind yield, in expected yields.
 
-        One that has not run is taken to keep what it promises, or what the best of the others does.
+        One that has not run is taken to keep what it promises, or as much as the other.
         """
-        if depth in self._factors:
-            return self._factors[depth][1]
+        if follows in self._factors:
+            return self._factors[follows][1]
         return max([1.0, *(factor for _, factor in self._factors.values())])
