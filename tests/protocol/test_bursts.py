@@ -95,7 +95,7 @@ def test_no_fixed_plan_beats_the_choice_by_more_than_three_percent(
 
 def test_two_stages_want_long_bursts_and_many_stages_many_lanes():
     two, eight = chosen(times(2, 0.04, 0, 0.03)), chosen(times(8, 0.1, 0.5, 0.03))
-    assert two.reentry > eight.reentry
+    assert two.reentry >= 4 > eight.reentry
     assert two.depth <= 2
     assert eight.depth >= 7
 

@@ -206,10 +206,9 @@ def _again(one: Wanted) -> list[Wanted]:
 
 def _rows_of(last: torch.Tensor, wanted: Sequence[Wanted]) -> torch.Tensor:
     """Return the places of all these tokens among the pass's, int64."""
+    back = [back for one in wanted for back in range(len(one.embedded), -1, -1)]
     counts = torch.tensor([1 + len(one.embedded) for one in wanted], device=last.device)
-    back = counts.repeat_interleave(counts) - 1
-    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return last.repeat_interleave(counts) - back + torch.arange(len(back)).to(last) - starts
+    return last.repeat_interleave(counts) - torch.tensor(back, device=last.device)
 
 
 def _first_changes(tokens: Sequence[int], wanted: Sequence[Wanted]) -> tuple[list[int], list[int]]:
