@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+from vllm.v1.executor import multiproc_executor
+
+from support.workers import forked
 
 PLAIN = {"num_speculative_tokens": 0}
 EXTENSION = "vllm_ppsd.tools.worker_extension.ToolsWorkerExtension"
@@ -35,6 +38,7 @@ def engine(model: Path, *, stages: int = 2, ppsd: dict[str, Any], **options: Any
         # The engine core lives in the test's process, which saves a start of vLLM;
         # test_serve and the demo run it in a process of its own.
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setattr(multiproc_executor, "get_mp_context", forked)
         llm = LLM(
             str(model),
             pipeline_parallel_size=stages,
