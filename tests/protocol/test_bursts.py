@@ -221,8 +221,20 @@ def test_few_looks_whatever_the_number_of_requests_does(monkeypatch: pytest.Monk
     assert set(looked[2:]) == set(names)
 
 
+def test_the_first_looks_follow_soon():
+    """The first one knows no part's time."""
+    choice, parts = policy(), times(2, 0.1, 0, 0.05)
+    looks = []
+    look = choice._look
+    choice._look = lambda *arguments: looks.append(choice._asked) or look(*arguments)
+    for _ in range(4 * PATIENCE):
+        choice.choose(["r"], parts)
+    assert looks == [1, 9, 25, 57, 121, 185, 249]
+
+
 def test_a_look_is_put_off_to_when_stages_work_but_not_for_ever():
     choice, parts = policy(), times(2, 0.1, 0, 0.05)
+    choice._patience = PATIENCE
     looks = []
     look = choice._look
     choice._look = lambda *arguments: looks.append(choice._asked) or look(*arguments)

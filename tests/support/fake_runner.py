@@ -142,7 +142,7 @@ class FakeChannel:
 
     def receive_with_buffers(self, tick: int | None = None) -> Any:
         message, buffers = self.messages.popleft()
-        assert tick in (None, message.tick)
+        assert tick is None or tick == message.tick
         return message, buffers
 
 

@@ -16,6 +16,7 @@ from vllm_ppsd.protocol import (
     Lane,
     Outcome,
     Shape,
+    StagePass,
     Tick,
     TickBook,
     Verdict,
@@ -30,15 +31,22 @@ from vllm_ppsd.worker.scorer import ScorerStage
 CONFIG: Any = SimpleNamespace(max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=8)
 
 
+PASSES = {Kind.PASSES: FakeChannel()}
+
+
 class Pipeline:
     """Two stages, and what the last one samples."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(non_last, "get_tp_group", lambda: SimpleNamespace(world_size=1))
-        self.drafts, self.verdicts = FakeChannel(), FakeChannel()
+        self.drafts, self.verdicts, self.passes = FakeChannel(), FakeChannel(), FakeChannel()
 
         def channels(stage: int) -> Any:
-            ends = {Kind.DRAFTS: self.drafts, Kind.VERDICTS: self.verdicts}
+            ends = {
+                Kind.DRAFTS: self.drafts,
+                Kind.VERDICTS: self.verdicts,
+                Kind.PASSES: self.passes,
+            }
             return SimpleNamespace(stage=stage, receivers=ends, senders=ends)
 
         self.port: Any = FakePort()
@@ -167,7 +175,7 @@ def test_a_root_without_drafts_and_a_request_that_left_drop_the_state(pipeline: 
 
 def test_a_middle_stage_embeds_nothing_of_a_re_entry_burst(monkeypatch: pytest.MonkeyPatch):
     receivers = {Kind.VERDICTS: FakeChannel()}
-    channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders={})
+    channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders=PASSES)
     port: Any = FakePort()
     middle = MiddleStage(port, CONFIG, channels)
     tick = Tick(0, (Lane("r", 0, 3, length=4, drafted=3, samples=4, after=0),))
@@ -177,7 +185,7 @@ def test_a_middle_stage_embeds_nothing_of_a_re_entry_burst(monkeypatch: pytest.M
 def test_a_middle_stage_hears_of_replaced_drafts_before_the_next_tick():
     drafts = FakeChannel()
     receivers = {Kind.VERDICTS: FakeChannel(), Kind.DRAFTS: drafts}
-    channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders={})
+    channels: Any = SimpleNamespace(stage=1, receivers=receivers, senders=PASSES)
     port: Any = FakePort()
     middle = MiddleStage(port, CONFIG, channels)
     root = Tick(4, (Lane("r", 4, 3, length=4, drafted=3, samples=4, after=0),))
@@ -189,6 +197,34 @@ def test_a_middle_stage_hears_of_replaced_drafts_before_the_next_tick():
     following = Tick(6, (Lane("r", 6, 7, length=3, drafted=3, samples=3, behind=4),))
     assert middle.enter(following).lanes[0].position == 6
     assert not drafts.messages
+
+
+def test_the_verdict_says_what_later_stages_took(pipeline: Pipeline):
+    prompt = missed(pipeline)
+    root = pipeline.ticks.tick([pipeline.ticks.lane("r", 3, 4, 1, 4)], depth=1)
+    middle = StagePass(1, 4, True, 0.5)
+    pipeline.passes.send(middle)
+    pipeline.run_first(root)
+    passes = pipeline.run_last(root, {"r": [9]}).passes
+    assert passes[0] == middle
+    assert (passes[1].stage, passes[1].rows, passes[1].alone) == (1, 4, True)
+    assert 0 < passes[1].seconds < 1
+    assert not pipeline.last._watch.passed(prompt, 1), "a prompt is no measure"
+
+
+def test_a_middle_stage_tells_the_last_one_what_its_passes_take():
+    passes = FakeChannel()
+    channels: Any = SimpleNamespace(
+        stage=1, receivers={Kind.VERDICTS: FakeChannel()}, senders={Kind.PASSES: passes}
+    )
+    port: Any = FakePort()
+    middle = MiddleStage(port, SimpleNamespace(max_drafts=0), channels)
+    for number, length in enumerate((4, 1)):
+        tick = Tick(number, (Lane("r", number, 3, length=length, samples=1),))
+        middle.begin(tick)
+        middle.after_send(batch_of(tick), middle.run(batch_of(tick), lambda: None))
+    ((seen, _),) = passes.messages
+    assert (seen.stage, seen.rows, seen.alone) == (1, 1, False)
 
 
 def test_final_states_are_of_the_rows_that_the_last_tokens_were_sampled_from():

@@ -45,7 +45,7 @@ class Pipeline:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(non_last, "get_tp_group", lambda: SimpleNamespace(world_size=1))
-        drafts = FakeChannel()
+        drafts, passes = FakeChannel(), FakeChannel()
         self.verdicts = [FakeChannel(), FakeChannel()]
 
         def channels(stage: int) -> Any:
@@ -55,10 +55,11 @@ class Pipeline:
                 for one in others:
                     one.send(message)
 
-            receivers: dict[Kind, Any] = {Kind.DRAFTS: drafts}
+            receivers: dict[Kind, Any] = {Kind.DRAFTS: drafts, Kind.PASSES: passes}
             if stage < 2:
                 receivers[Kind.VERDICTS] = self.verdicts[stage]
-            senders = {Kind.DRAFTS: drafts, Kind.VERDICTS: SimpleNamespace(send=fan_out)}
+            verdicts = SimpleNamespace(send=fan_out)
+            senders = {Kind.DRAFTS: drafts, Kind.VERDICTS: verdicts, Kind.PASSES: passes}
             return SimpleNamespace(stage=stage, receivers=receivers, senders=senders)
 
         port: Any = FakePort()

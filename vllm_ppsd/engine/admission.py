@@ -177,10 +177,11 @@ class Admission:
         self, costs: PartCosts, tick: Tick, output: ModelRunnerOutput, now: float
     ) -> None:
         """Learn what the parts of a tick took, where it was a request's alone."""
-        if isinstance(output, PPSDModelRunnerOutput) and output.verdict.seconds is not None:
-            # Behind a root of the one request that decodes the other stages have nothing to run.
-            alone = tick.depth is not None and tick.lanes[0].is_root
-            costs.observe_parts(tick, output.verdict.seconds, alone)
+        if isinstance(output, PPSDModelRunnerOutput):
+            if output.verdict.seconds is not None:
+                costs.observe_parts(tick, output.verdict.seconds)
+            for seen in output.verdict.passes:
+                costs.observe_pass(seen)
         if self._alone is not None and self._alone[0] == tick.number:
             _, sent, lane = self._alone
             if lane.length == lane.samples:

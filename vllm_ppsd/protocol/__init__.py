@@ -40,6 +40,7 @@ from vllm_ppsd.protocol.tick import (
     PartTimes,
     Retired,
     Shape,
+    StagePass,
     Tick,
     Verdict,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "Shape",
     "SlotBook",
     "SlotError",
+    "StagePass",
     "StageTimes",
     "StaleBook",
     "StepBook",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,6 +36,13 @@ PATIENCE = 64
 """Times that a request is asked about between two looks at its plan, unless the number of requests
 has changed: a lone one about twice a tick."""
 
+EARLY = 8
+"""The same behind the first look of all, which knows the parts by their weights; it doubles from
+look to look."""
+
+TRIAL = 24
+"""The same where a kind of plan runs for the first time: enough to see what it yields."""
+
 LOOKS_APART = 8
 """Times between two looks at any request's plan: with several requests a look takes the scheduler
 10 ms and more."""
@@ -50,6 +58,17 @@ REMEMBERED = 4000
 
 LOG_EVERY = 10.0
 """Seconds between two lines about the choice, at least."""
+
+
+class _Look(NamedTuple):
+    """When a request's plan was looked at, how long it stays at least, and among how many."""
+
+    at: int
+    patience: int
+    requests: int
+
+
+NEVER = _Look(-1, 0, 0)
 
 
 class BurstPolicy:
@@ -80,7 +99,8 @@ class BurstPolicy:
         self._plans: dict[str, BurstPlan] = {}
         self._asked = self._looked = 0
         self._requests = 0
-        self._looks: dict[str, tuple[int, int]] = {}
+        self._patience = EARLY
+        self._looks: dict[str, _Look] = {}
         self._newest: dict[int, BurstPlan] = {}
         self._values: dict[tuple[BurstPlan, StageTimes, Rates, int], float] = {}
         self._words = ""
@@ -108,8 +128,9 @@ class BurstPolicy:
                     request_id, times
                 )
         if self._asked - self._looked >= LOOKS_APART:
-            since, oldest = min((self._due(name), name) for name in request_ids)
-            if since < self._asked and not (waits and self._asked - since < 2 * PATIENCE):
+            due = [name for name in request_ids if self._is_due(name, waits)]
+            if due:
+                oldest = min(due, key=lambda name: self._looks.get(name, NEVER).at)
                 self._plans[oldest] = self._look(oldest, times)
         plain = [name for name in request_ids if self._plans[name] == PLAIN]
         self.acceptance.decay_to_prior(plain, DOUBT)
@@ -184,17 +205,20 @@ class BurstPolicy:
                     best[name] = plan
         return dict(sorted(best.items(), key=lambda item: -worth(item[1])))
 
-    def _due(self, request_id: str) -> int:
-        """Return since when a request waits for a look; the current tick if it does not."""
-        at, requests = self._looks.get(request_id, (-1, self._requests))
-        if requests == self._requests and at >= 0 and self._asked - at < PATIENCE:
-            return self._asked
-        return at
+    def _is_due(self, request_id: str, waits: bool) -> bool:
+        """Whether a look at a request's plan is due; where stages wait for it, for long."""
+        look = self._looks.get(request_id, NEVER)
+        since = self._asked - look.at
+        if look.requests != self._requests:
+            return not waits or since >= 2 * PATIENCE
+        return since >= look.patience * (2 if waits else 1)
 
     def _look(self, request_id: str, times: StageTimes) -> BurstPlan:
         """Return the plan of a request from now on."""
         requests, before = self._requests, self._plans.get(request_id)
-        self._looked, self._looks[request_id] = self._asked, (self._asked, requests)
+        patience = self._patience
+        self._patience = min(2 * patience, PATIENCE)
+        self._looked = self._asked
         rates = _rounded_rates(self.acceptance.rates(request_id))
         rounded, unit = _rounded_times(times)
         ranked = self.ranked(rounded, rates, requests)
@@ -219,12 +243,15 @@ class BurstPolicy:
         if requests == 1 and before is not None and self._yields.is_known(before.depth > 0):
             # The other kind runs for a window, if it promises about as much.
             untried = [plan for plan in drafting if not self._yields.is_known(plan.depth > 0)]
-            best = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), best)
+            tried = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), best)
+            if tried is not best:
+                best, patience = tried, TRIAL
         margin = 1.0 if requests == 1 else self._margin
         if before is not None:
             margin = margin / BETTER if before != PLAIN else margin * BETTER
         if worth(best) < margin * worth(PLAIN):
             best = PLAIN
+        self._looks[request_id] = _Look(self._asked, patience, requests)
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
         self._newest[requests] = best
         return best

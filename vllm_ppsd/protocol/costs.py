@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vllm_ppsd.protocol.bursts import StageTimes
-from vllm_ppsd.protocol.tick import PartTimes, Tick
+from vllm_ppsd.protocol.tick import PartTimes, StagePass, Tick
 
 PRIOR_LANE = 0.02
 """Cost of a further lane before anything was seen, in ticks of one lane: a device that is
@@ -85,11 +85,11 @@ PART_MEMORY = 50
 
 
 class PartCosts:
-    """What the parts of a tick take: stage 0 measures its own, and the round trip says the rest.
+    """What the parts of a tick take: stages measure their own, and the round trip says the rest.
 
     Args:
-        stages: what a pass takes each stage, in passes of stage 0, by weights: only stage 0 is
-            measured alone.
+        stages: what a pass takes each stage, in passes of stage 0, by weights: until it has been
+            measured.
         head: what a draft step takes before any was measured, in passes of stage 0.
 
     Attributes:
@@ -105,18 +105,17 @@ class PartCosts:
         self.ticks = TickCosts()
         self._rows = TickCosts()
         self._layers = self._first = self._continuation = self._rest = self._beside = _Part()
+        self._later = [_Part()] * (len(stages) - 1)
 
-    def observe_parts(self, tick: Tick, seconds: PartTimes, alone: bool) -> None:
+    def observe_parts(self, tick: Tick, seconds: PartTimes) -> None:
         """Learn what a tick took stage 0.
 
         Args:
             tick: without anything of a prompt.
             seconds: it took.
-            alone: whether no other tick was in flight when it was sent, so that no other stage
-                was at work.
         """
         rows = sum(lane.length for lane in tick.lanes)
-        beside = self.is_measured and not alone
+        beside = self.is_measured and not tick.runs_alone
         if beside and len(tick.lanes) == 1:
             expected = self.times().stage(0, rows)
             self._beside = self._beside.seen(seconds.layers / expected)
@@ -128,6 +127,14 @@ class PartCosts:
             self._first = self._first.seen(seconds.first_step)
         if seconds.continuation:
             self._continuation = self._continuation.seen(seconds.continuation)
+
+    def observe_pass(self, seen: StagePass) -> None:
+        """Learn what a tick without anything of a prompt took another stage."""
+        if not self.is_measured:
+            return
+        factor = 1.0 if seen.alone else self._beside.mean(1.0)
+        one = seen.seconds / factor / (1 + self._row * (seen.rows - 1))
+        self._later[seen.stage - 1] = self._later[seen.stage - 1].seen(one)
 
     def observe_round_trip(self, rows: int, drafts: int, seconds: float) -> None:
         """Learn the time from a lone root's entry into idle stages to its result.
@@ -155,8 +162,9 @@ class PartCosts:
         passes of stage 0."""
         layers = self._layers.mean(1.0)
         first = self._first.mean(self._head * layers)
+        later = zip(self._later, self._shares[1:], strict=True)
         return StageTimes(
-            tuple(layers * share for share in self._shares),
+            (layers, *(part.mean(layers * share) for part, share in later)),
             first,
             self._continuation.mean(first),
             self._row,
@@ -167,12 +175,13 @@ class PartCosts:
     def describe(self) -> str:
         """Return the times in words, for the log."""
         times = self.times()
-        stages, first, further, hop = (
+        stages = ", ".join(f"{1000 * seconds:.2f}" for seconds in times.stages)
+        first, further, hop = (
             f"{1000 * seconds:.2f} ms"
-            for seconds in (times.stages[0], times.first_step, times.continuation, times.hop)
+            for seconds in (times.first_step, times.continuation, times.hop)
         )
         return (
-            f"stage 0 takes {stages} ({times.beside:.2f} times that beside others), the head "
+            f"stages take {stages} ms ({times.beside:.2f} times that beside others), the head "
             f"{first} and {further} a further draft, a hop {hop}, a further row "
             f"{times.row:.3f} of a pass"
         )

@@ -149,6 +149,16 @@ class Tick(msgspec.Struct, frozen=True):
         return self.shapes.get(request_id, ONE_TOKEN)
 
     @property
+    def is_timed(self) -> bool:
+        """Whether what it takes is a measure: it carries nothing of a prompt."""
+        return all(lane.length == lane.samples for lane in self.lanes)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether no other stage is at work beside it: a root of the one request that decodes."""
+        return self.depth is not None and self.lanes[0].is_root
+
+    @property
     def reentries(self) -> list[Lane]:
         """The lanes that are re-entry bursts."""
         return [lane for lane in self.lanes if lane.is_root and lane.drafted]
@@ -198,6 +208,22 @@ class PartTimes(msgspec.Struct, frozen=True):
     layers: float
     first_step: float = 0.0
     continuation: float = 0.0
+
+
+class StagePass(msgspec.Struct, frozen=True):
+    """What a tick took a stage behind stage 0.
+
+    Attributes:
+        stage: its number.
+        rows: of the tick.
+        alone: as ``Tick.runs_alone``.
+        seconds: its layers, and on the last stage LM head and sampling.
+    """
+
+    stage: int
+    rows: int
+    alone: bool
+    seconds: float
 
 
 class Drafts(msgspec.Struct, frozen=True):
@@ -263,9 +289,11 @@ class Verdict(msgspec.Struct, frozen=True):
         outcomes: by request.
         final: requests whose final states follow the message to stage 0, one each.
         seconds: what the tick took stage 0, where it was measured.
+        passes: of the other stages that were measured since the verdict before.
     """
 
     tick: int
     outcomes: dict[str, Outcome] = {}
     final: tuple[str, ...] = ()
     seconds: PartTimes | None = None
+    passes: tuple[StagePass, ...] = ()

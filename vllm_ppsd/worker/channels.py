@@ -217,12 +217,14 @@ class StageChannels:
             Kind.DRAFTS: last or (places and not first),
             Kind.VERDICTS: not last,
             Kind.FEEDBACK: first and bool(feedback),
+            Kind.PASSES: last,
         }
         targets: dict[Kind, Iterable[int]] = {
             Kind.STATES: [group.rank_in_group + 1] if states and not last else [],
             Kind.DRAFTS: (range(1, behind + 1) if places else [behind]) if first else [],
             Kind.VERDICTS: range(behind) if last else [],
             Kind.FEEDBACK: [0] if group.rank_in_group in feedback else [],
+            Kind.PASSES: [] if first or last else [behind],
         }
         self.stage = group.rank_in_group
         self.receivers: dict[Kind, Receiver[Any]] = {

@@ -5,7 +5,8 @@ verdict is there as soon as the tokens are sampled, and final states for re-entr
 it; drafts may follow the hidden states that they were made from, which then wait for nothing. What
 enters behind roots has a message of its own, before the tick's layers run. States that the head
 reads besides its own go back to the first stage (``feedback``). Where vLLM's own hand-over of
-states between neighbours is slow, they take the same way (``handover``).
+states between neighbours is slow, they take the same way (``handover``). Middle stages tell the
+last one what their passes took; nobody waits for that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import Enum
 
 import msgspec
 
-from vllm_ppsd.protocol import Drafts, Verdict
+from vllm_ppsd.protocol import Drafts, StagePass, Verdict
 
 
 class States(msgspec.Struct, frozen=True):
@@ -50,3 +51,4 @@ class Kind(Enum):
     DRAFTS = Drafts
     VERDICTS = Verdict
     FEEDBACK = StatesBack
+    PASSES = StagePass

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import Drafts, StaleBook, Tick
-from vllm_ppsd.runner.port import RunnerPort
-from vllm_ppsd.worker.channels import Receiver, StageChannels
+from vllm_ppsd.protocol import Drafts, StagePass, StaleBook, Tick
+from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.non_last import NonLastStage
 
@@ -25,6 +26,7 @@ class MiddleStage(NonLastStage):
     def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
         super().__init__(port, config, channels, StaleBook())
         self._drafts: Receiver[Drafts] | None = channels.receivers.get(Kind.DRAFTS)
+        self._passes: Sender[StagePass] = channels.senders[Kind.PASSES]
         self._before: int | None = None
 
     def enter(self, tick: Tick) -> Tick:
@@ -39,6 +41,10 @@ class MiddleStage(NonLastStage):
 
     def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
         return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.reentries}
+
+    def after_send(self, batch: Batch, states: Any) -> None:
+        if seen := self._watch.passed(batch.tick, self._stage):
+            self._passes.send(seen)
 
     def _hear_drafts(self, channel: Receiver[Drafts], tick: int) -> None:
         """Take in what was drafted in a tick. Stage 0 has sent it before the next tick's states,

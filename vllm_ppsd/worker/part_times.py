@@ -1,4 +1,4 @@
-"""What the parts of a tick take stage 0: measured where a call returns when its work is done."""
+"""What the parts of a tick take a stage: measured where a call returns when its work is done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from vllm_ppsd.protocol import PartTimes, Tick
+from vllm_ppsd.protocol import PartTimes, StagePass, Tick
 
 
 class PartWatch:
@@ -25,14 +25,19 @@ class PartWatch:
 
     def begin(self) -> None:
         """A tick begins."""
-        self._layers = self._first = self._continuation = 0.0
+        self._start = self._layers = self._first = self._continuation = 0.0
 
     @contextmanager
     def layers(self) -> Iterator[None]:
         """The decoder layers run within."""
-        start = time.perf_counter()
+        self._start = time.perf_counter()
         yield
-        self._layers = time.perf_counter() - start
+        self.until_now()
+
+    def until_now(self) -> None:
+        """What came since the layers began is of the pass, too."""
+        if self._start:
+            self._layers = time.perf_counter() - self._start
 
     @contextmanager
     def drafting(self, length: int) -> Iterator[None]:
@@ -56,10 +61,18 @@ class PartWatch:
 
         What the head took is told of one request alone.
         """
-        if not self._times or not self._layers:
-            return None
-        if any(lane.length != lane.samples for lane in tick.lanes):
+        if not self._measures(tick):
             return None
         if len(tick.lanes) > 1:
             return PartTimes(self._layers)
         return PartTimes(self._layers, self._first, self._continuation)
+
+    def passed(self, tick: Tick, stage: int) -> StagePass | None:
+        """Return what the tick took a stage behind stage 0, if it carried nothing of a prompt."""
+        if not self._measures(tick):
+            return None
+        rows = sum(lane.length for lane in tick.lanes)
+        return StagePass(stage, rows, tick.runs_alone, self._layers)
+
+    def _measures(self, tick: Tick) -> bool:
+        return self._times and self._layers > 0 and tick.is_timed

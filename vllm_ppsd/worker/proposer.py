@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.non_last import NonLastStage
-from vllm_ppsd.worker.part_times import PartWatch
 from vllm_ppsd.worker.reentry import FinalStates
 from vllm_ppsd.worker.stage import handed_over
 
@@ -36,7 +35,6 @@ class ProposerStage(NonLastStage):
         self._embedded: dict[str, Sequence[int]] = {}
         model = port.vllm_config.model_config
         self._final = FinalStates(model.get_hidden_size(), model.dtype, port.device)
-        self._watch = PartWatch(port.device)
         if config.feedback_stages:
             self._feedback = Feedback(
                 channels.receivers[Kind.FEEDBACK],
@@ -66,7 +64,6 @@ class ProposerStage(NonLastStage):
             for request_id in tick.left:
                 self._feedback.forget(request_id)
         self._seeds.update(tick.seeds, tick.left)
-        self._watch.begin()
         for request_id in tick.left:
             self._final.forget(request_id)
         for lane in tick.lanes:
@@ -133,10 +130,6 @@ class ProposerStage(NonLastStage):
         self._draft_book.propose(drafts)
         self._places.propose(drafts)
         self._drafts.send(drafts)
-
-    def _run_layers(self, batch: Batch, layers: Callable[[], Any]) -> Any:
-        with self._watch.layers():
-            return super()._run_layers(batch, layers)
 
     def _draft(
         self, drafter: Drafter, batch: Batch, states: Any

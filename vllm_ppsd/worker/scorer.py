@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
-from vllm_ppsd.protocol import Draft, Drafts, Lane, RetirementBook, Tick, Verdict
+from vllm_ppsd.protocol import Draft, Drafts, Lane, RetirementBook, StagePass, Tick, Verdict
 from vllm_ppsd.runner.port import Batch, RunnerPort
 from vllm_ppsd.sampling.bursts import BurstSampler
 from vllm_ppsd.sampling.sampler import CoupledSampler
@@ -31,6 +31,7 @@ class ScorerStage(Stage):
         self._speculates = config.max_drafts > 0
         self._drafts: Receiver[Drafts] = channels.receivers[Kind.DRAFTS]
         self._verdicts: Sender[Verdict] = channels.senders[Kind.VERDICTS]
+        self._passes: Receiver[StagePass] = channels.receivers[Kind.PASSES]
         self._book = RetirementBook()
         self._stale: set[str] = set()
         self._seeds = SeedBook()
@@ -107,6 +108,7 @@ class ScorerStage(Stage):
         )
 
     def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
+        self._watch.until_now()
         # The token does not wait for its draft; the comparison does.
         drafts = self._drafts.receive(tick.number) if self._speculates else Drafts(tick.number)
         self._places.propose(drafts)
@@ -126,13 +128,22 @@ class ScorerStage(Stage):
             if outcome.continues is None and name in tick.reentry_req_ids
         ]
         final = tuple(one.request_id for one in reentering)
-        verdict = Verdict(tick.number, outcomes, final, drafts.seconds)
+        verdict = Verdict(tick.number, outcomes, final, drafts.seconds, self._passed(tick))
         if self._speculates:
             states = payload(self._final, self._rows, reentering) if reentering else ()
             self._verdicts.send(verdict, to_first=states)
         self._entered, self._rows, self._final = {}, (), None
         self.events.judged(verdict)
         return verdict
+
+    def _passed(self, tick: Tick) -> tuple[StagePass, ...]:
+        """Return the passes of middle stages that have been told by now, and this stage's."""
+        passes = []
+        while self._passes.ready():
+            passes.append(self._passes.receive())
+        if mine := self._watch.passed(tick, self._stage):
+            passes.append(mine)
+        return tuple(passes)
 
     def _make_burst_sampler(self, sampler: Any) -> BurstSampler:
         self._bursts = BurstSampler(sampler, self._expect_noise)

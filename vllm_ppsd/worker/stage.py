@@ -20,6 +20,7 @@ from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.events import EventSink, What
 from vllm_ppsd.worker.feedback import FeedbackSender
 from vllm_ppsd.worker.messages import Kind
+from vllm_ppsd.worker.part_times import PartWatch
 
 
 class Stage:
@@ -46,6 +47,8 @@ class Stage:
         self.events = EventSink()
         self.sends: list[Any] = []
         self._places = PlaceBook()
+        self._stage = channels.stage
+        self._watch = PartWatch(port.device)
 
     def load(self) -> None:
         """Load what the stage needs besides the target's own layers."""
@@ -59,6 +62,7 @@ class Stage:
 
     def begin(self, tick: Tick) -> bool:
         """A tick has entered; return False if it need not be prepared at all."""
+        self._watch.begin()
         if tick.lanes:
             self.events.tick(tick)
         return True
@@ -104,7 +108,7 @@ class Stage:
         raise NotImplementedError
 
     def _run_layers(self, batch: Batch, layers: Callable[[], Any]) -> Any:
-        with self.events.span(What.LAYERS):
+        with self.events.span(What.LAYERS), self._watch.layers():
             output = layers()
         self._send_back(batch.tick, batch.last, output)
         return output
