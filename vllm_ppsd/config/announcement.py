@@ -7,7 +7,7 @@ from vllm.logger import init_logger
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.costs import ModelShape, best_one_device_speedup
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
-from vllm_ppsd.protocol.burst_policy import describe
+from vllm_ppsd.protocol.bursts import describe
 
 logger = init_logger("vllm.plugins.ppsd")
 

@@ -11,8 +11,9 @@ from vllm_ppsd.files import read_json_object
 from vllm_ppsd.planning.model import stage_times
 from vllm_ppsd.planning.times import Profile
 from vllm_ppsd.protocol.acceptance import PRIOR_STEPS, Rates, bounded
-from vllm_ppsd.protocol.burst_policy import BurstPolicy, describe
-from vllm_ppsd.protocol.bursts import PLAIN, StageTimes
+from vllm_ppsd.protocol.burst_policy import BurstPolicy
+from vllm_ppsd.protocol.bursts import PLAIN, StageTimes, describe
+from vllm_ppsd.protocol.plan_search import PlanSearch
 from vllm_ppsd.training.record import BY_STEP
 from vllm_ppsd.training.rounds import ORIGIN
 
@@ -76,7 +77,8 @@ def burst_choice(
     policy, times = BurstPolicy(steps, depth), burst_times(profile, partition)
     policy.acceptance.overall = rates
     chosen = policy.choose([str(i) for i in range(requests)], times)["0"]
-    values = [policy.value(plan, times, rates, requests) for plan in (chosen, PLAIN)]
+    search = PlanSearch(steps, depth)
+    values = [search.value(plan, times, rates, requests) for plan in (chosen, PLAIN)]
     return describe(chosen), values[0] / values[1]
 
 

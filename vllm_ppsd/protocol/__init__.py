@@ -4,10 +4,9 @@
 protocol, ``drafting`` is stage 0's, ``pruning`` that of every stage before the last, ``retirement``
 the scorer's (last stage); on all of them ``places`` says where lanes stand, and ``slots`` where the
 entries of siblings are; ``load`` and ``costs`` decide which requests draft when many share the
-stages; ``burst_policy`` chooses how long lanes are and how many follow, by ``burst_value``. The
-adapters in
-``vllm_ppsd.engine`` and ``vllm_ppsd.worker`` translate vLLM's structures into calls of these and
-hold no rule of their own.
+stages; ``burst_policy`` chooses how long lanes are and how many follow, by what ``plan_search``
+finds with ``burst_value``. The adapters in ``vllm_ppsd.engine`` and ``vllm_ppsd.worker`` translate
+vLLM's structures into calls of these and hold no rule of their own.
 """
 
 from vllm_ppsd.protocol.acceptance import AcceptanceBook, Rates, StepBook

@@ -64,3 +64,13 @@ class StageTimes(msgspec.Struct, frozen=True):
         """Return what the head takes for step 1 and the continuations behind it."""
         step_one = self.first_step * (1 + self.row * (lanes - 1))
         return step_one + self.continuations(length - 1, lanes)
+
+
+def describe(plan: BurstPlan) -> str:
+    """Return a plan in words."""
+    if plan == PLAIN:
+        return "no drafts"
+    root = f"{plan.reentry} drafts behind a true token"
+    if not plan.depth:
+        return f"{root}, then the verdict"
+    return f"{root}, {plan.depth} lanes of {plan.following} ahead of the verdict"
