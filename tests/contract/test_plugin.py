@@ -57,8 +57,11 @@ from vllm_ppsd.plugin import register
 register(); register()
 assert VllmConfig.__dict__["max_concurrent_batches"] is stock
 assert EngineArgs("x").create_speculative_config(None, None) is None
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+given = EngineArgs.from_cli_args(parser.parse_args(["--model", "x", "--speculative-model", "ppsd"]))
 try:
-    EngineArgs("x", spec_method="ppsd").create_speculative_config(None, None)
+    given.create_speculative_config(None, None)
 except ValueError as error:
     assert "does not fit this vLLM" in str(error) and "doctor" in str(error), error
     assert changed.target in str(error), error

@@ -19,7 +19,9 @@ class PPSD:
 class Queue:
     """Takes the place of vLLM's, which takes shared memory."""
 
-    def __init__(self, readers: int, max_chunk_bytes: int, max_chunks: int = changes.VLLM_CHUNKS):
+    def __init__(
+        self, readers: int, max_chunk_bytes: int = 1000, max_chunks: int = changes.VLLM_CHUNKS
+    ):
         self.readers, self.max_chunk_bytes, self.max_chunks = readers, max_chunk_bytes, max_chunks
 
 
@@ -42,6 +44,16 @@ def test_the_queue_to_the_workers_holds_the_steps_in_flight(
     assert (queue.readers, queue.max_chunks) == (steps, chunks)
     assert queue.max_chunk_bytes * queue.max_chunks <= 1000 * changes.VLLM_CHUNKS
     assert executor.MessageQueue is Queue
+
+
+def test_a_worker_that_is_forked_meanwhile_makes_its_own_queue_as_vllm_does(monkeypatch):
+    monkeypatch.setattr(executor, "MessageQueue", Queue)
+    made = []
+    config = SimpleNamespace(speculative_config=PPSD(), max_concurrent_batches=9)
+    stock = changes.queue_room(lambda self: made.append(executor.MessageQueue(1)))
+    stock(SimpleNamespace(vllm_config=config))
+    (queue,) = made
+    assert (queue.max_chunk_bytes, queue.max_chunks) == (1000, changes.VLLM_CHUNKS)
 
 
 class WorkerProc:

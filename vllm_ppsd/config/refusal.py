@@ -1,7 +1,8 @@
 """How a request for PPSD fails in a vLLM that PPSD does not fit.
 
-This wraps the one function that turns arguments into a speculative config, and
-the wrapper does nothing but refuse: the stock vLLM it finds stays as it is.
+This wraps the function that turns arguments into a speculative config, and the wrapper does
+nothing but refuse; ``--speculative-model`` is there, so that whoever uses it reads the reason. The
+stock vLLM it finds stays as it is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from vllm_ppsd.config.arguments import requested
+from vllm_ppsd.config.arguments import add_speculative_model_flag, requested
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.contract.series import supported
 
@@ -33,3 +34,12 @@ def install_refusal(reason: str) -> None:
 
     refuse.__vllm_ppsd_hook__ = "refusal"  # type: ignore[attr-defined]
     EngineArgs.create_speculative_config = refuse
+    stock = EngineArgs.add_cli_args
+
+    @functools.wraps(stock)
+    def with_flag(parser: Any) -> Any:
+        parser = stock(parser)
+        add_speculative_model_flag(parser)
+        return parser
+
+    EngineArgs.add_cli_args = staticmethod(with_flag)

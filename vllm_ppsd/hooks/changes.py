@@ -156,9 +156,12 @@ def queue_room(original: Callable[..., Any]) -> Callable[..., Any]:
         stock = module.MessageQueue
 
         class Roomy(stock):  # type: ignore[misc, valid-type]
-            def __init__(self, *args: Any, max_chunk_bytes: int, **kwargs: Any) -> None:
-                size = max_chunk_bytes * VLLM_CHUNKS // chunks
-                super().__init__(*args, max_chunk_bytes=size, max_chunks=chunks, **kwargs)
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                # A worker that is forked meanwhile makes its queue of replies, of no given size.
+                if "max_chunk_bytes" in kwargs:
+                    kwargs["max_chunk_bytes"] = kwargs["max_chunk_bytes"] * VLLM_CHUNKS // chunks
+                    kwargs["max_chunks"] = chunks
+                super().__init__(*args, **kwargs)
 
         module.MessageQueue = Roomy
         try:
