@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from protocol.test_burst_value import times
 from protocol.test_bursts import MID, policy
@@ -33,11 +35,10 @@ def test_a_factor_is_learned_per_kind_of_plan():
     assert book.factor(True) == pytest.approx(0.6)
 
 
-def test_few_tokens_say_nothing_and_a_pause_begins_anew():
+def test_few_tokens_say_nothing_yet_and_a_pause_begins_anew():
     book = YieldBook()
     window(book, False, 0.5, tokens=LEAST - 1)
     assert not book.is_known(False)
-    book.retired(5, 0.0)
     book.begin()
     for number in range(2 * LEAST):
         book.retired(1, 100 + number / 100)
@@ -56,3 +57,17 @@ def test_the_kind_that_really_yields_more_is_chosen(waiting: float, ahead: float
         depths.append(plan.depth)
     assert 1 in depths, "it promises more"
     assert set(depths[4 * PATIENCE :]) == {int(ahead > waiting)}
+
+
+def test_a_kind_that_promises_less_is_tried_once_and_until_its_yield_is_known():
+    choice, parts = policy(depth=1), times(2, 0.15, 0, 0.05)
+    now, depths = 0.0, []
+    for ask in range(40 * PATIENCE):
+        plan = choice.choose(["r"], parts)["r"]
+        depths.append(plan.depth)
+        if ask % 4 == 0:  # so slow that a trial's first look sees too few tokens
+            now += 1 / tokens_per_second(plan, parts, MID)
+            choice.retired(1, now)
+    changes = sum(a != b for a, b in itertools.pairwise(depths))
+    assert changes == 2, "to the other kind and back"
+    assert depths.count(1 - depths[0]) >= 4 * LEAST

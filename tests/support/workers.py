@@ -6,11 +6,12 @@ cores. What workers do is the same; the server itself loads no plugin and starts
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import re
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
 from typing import Any
 
 import pytest
@@ -45,11 +46,16 @@ class _Workers(ForkServerContext):
     Process = _Worker
 
 
-def forked() -> ForkServerContext:
+def forked() -> BaseContext:
     """Return a context for vLLM's executor, in place of that which spawns.
 
-    It is for workers of one core each, under Intel's OpenMP.
+    It is for workers of one core each, under Intel's OpenMP; under another one they are spawned.
+    What a module reads of the environment when it is imported, it reads of the server's.
     """
+    if "libiomp" not in os.environ.get("LD_PRELOAD", ""):
+        return multiprocessing.get_context("spawn")
+    for module in PRELOADED:
+        importlib.import_module(module)
     multiprocessing.set_forkserver_preload(PRELOADED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -28,7 +28,9 @@ from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.reentry import FinalStates, payload
 from vllm_ppsd.worker.scorer import ScorerStage
 
-CONFIG: Any = SimpleNamespace(max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=8)
+CONFIG: Any = SimpleNamespace(
+    max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=8, times_parts=True
+)
 
 
 PASSES = {Kind.PASSES: FakeChannel()}
@@ -199,15 +201,17 @@ def test_a_middle_stage_hears_of_replaced_drafts_before_the_next_tick():
     assert not drafts.messages
 
 
-def test_the_verdict_says_what_later_stages_took(pipeline: Pipeline):
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_scheduler_hears_what_later_stages_took(pipeline: Pipeline, depth: int):
     prompt = missed(pipeline)
-    root = pipeline.ticks.tick([pipeline.ticks.lane("r", 3, 4, 1, 4)], depth=1)
+    root = pipeline.ticks.tick([pipeline.ticks.lane("r", 3, 4, 1, 4)], depth=depth)
     middle = StagePass(1, 4, True, 0.5)
     pipeline.passes.send(middle)
     pipeline.run_first(root)
     passes = pipeline.run_last(root, {"r": [9]}).passes
     assert passes[0] == middle
-    assert (passes[1].stage, passes[1].rows, passes[1].alone) == (1, 4, True)
+    # Where a lane follows, stage 0 runs it meanwhile.
+    assert (passes[1].stage, passes[1].rows, passes[1].alone) == (1, 4, not depth)
     assert 0 < passes[1].seconds < 1
     assert not pipeline.last._watch.passed(prompt, 1), "a prompt is no measure"
 
@@ -218,7 +222,7 @@ def test_a_middle_stage_tells_the_last_one_what_its_passes_take():
         stage=1, receivers={Kind.VERDICTS: FakeChannel()}, senders={Kind.PASSES: passes}
     )
     port: Any = FakePort()
-    middle = MiddleStage(port, SimpleNamespace(max_drafts=0), channels)
+    middle = MiddleStage(port, SimpleNamespace(max_drafts=0, times_parts=True), channels)
     for number, length in enumerate((4, 1)):
         tick = Tick(number, (Lane("r", number, 3, length=length, samples=1),))
         middle.begin(tick)

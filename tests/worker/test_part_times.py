@@ -1,4 +1,4 @@
-"""What is measured of a tick on stage 0."""
+"""What is measured of a tick on a stage."""
 
 from __future__ import annotations
 
@@ -61,3 +61,23 @@ def test_prompts_and_other_devices_are_not_timed():
         with watch.layers():
             pass
         assert watch.result(tick) is None
+
+
+def test_a_pass_is_of_all_that_the_last_stage_does_but_not_of_its_waiting():
+    watch = PartWatch(CPU)
+    with watch.layers():
+        time.sleep(0.01)
+    time.sleep(0.01)
+    watch.until_now()
+    time.sleep(0.1)
+    watch.go_on()
+    time.sleep(0.01)
+    watch.until_now()
+    seen = watch.passed(ALONE, 2)
+    assert seen is not None
+    assert (seen.stage, seen.rows, seen.alone) == (2, 3, False)
+    assert 0.028 < seen.seconds < 0.09
+    watch.begin()
+    watch.go_on()
+    watch.until_now()
+    assert watch.passed(ALONE, 2) is None

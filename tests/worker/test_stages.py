@@ -16,7 +16,9 @@ from vllm_ppsd.worker.middle import MiddleStage
 from vllm_ppsd.worker.proposer import ProposerStage
 from vllm_ppsd.worker.scorer import ScorerStage
 
-CONFIG: Any = SimpleNamespace(max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=1)
+CONFIG: Any = SimpleNamespace(
+    max_drafts=1, feedback_stages=[], makes_noise=False, longest_burst=1, times_parts=True
+)
 STATES = FakePort().empty_states(8)
 
 

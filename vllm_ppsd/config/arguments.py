@@ -18,10 +18,11 @@ _ALIASES = (
 def requested(engine_args: Any) -> bool:
     """Whether ``EngineArgs`` name the method ``ppsd`` in any of vLLM's spellings."""
     given = engine_args.speculative_config or {}
-    method = engine_args.spec_method or given.get("method")
+    # A vLLM that PPSD does not fit may have no such fields.
+    method = getattr(engine_args, "spec_method", None) or given.get("method")
     if method is not None:
         return bool(method == METHOD)
-    return METHOD in (engine_args.spec_model, given.get("model"))
+    return METHOD in (getattr(engine_args, "spec_model", None), given.get("model"))
 
 
 def options(engine_args: Any) -> dict[str, Any]:

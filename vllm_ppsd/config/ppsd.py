@@ -210,6 +210,11 @@ class PPSDConfig(SpeculativeConfig):
         return len(self.layer_partition) > 1
 
     @property
+    def times_parts(self) -> bool:
+        """Whether the policy goes by what the parts of a tick take each stage."""
+        return self.max_drafts > 0 and not self.exact
+
+    @property
     def makes_noise(self) -> bool:
         """Whether a pipeline samples with its own noise instead of vLLM's."""
         return self.is_pipelined and self.draft_sampling != "greedy"

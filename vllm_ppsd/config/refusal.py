@@ -37,8 +37,8 @@ def install_refusal(reason: str) -> None:
     stock = EngineArgs.add_cli_args
 
     @functools.wraps(stock)
-    def with_flag(parser: Any) -> Any:
-        parser = stock(parser)
+    def with_flag(*args: Any, **kwargs: Any) -> Any:
+        parser = stock(*args, **kwargs)
         add_speculative_model_flag(parser)
         return parser
 

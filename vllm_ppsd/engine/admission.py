@@ -59,7 +59,7 @@ class Admission:
         if not config.max_drafts or (config.exact and not config.load_adaptive):
             self._costs = TickCosts()
             self._policy = FixedDepth(config.max_drafts)
-        elif config.exact:
+        elif not config.times_parts:
             self._costs = TickCosts()
             self._policy = LoadPolicy(stages, config.max_drafts, self._costs)
         else:
@@ -176,7 +176,7 @@ class Admission:
     def _learn_parts(
         self, costs: PartCosts, tick: Tick, output: ModelRunnerOutput, now: float
     ) -> None:
-        """Learn what the parts of a tick took, where it was a request's alone."""
+        """Learn what the parts of a tick took, and a round trip where one request decodes."""
         if isinstance(output, PPSDModelRunnerOutput):
             if output.verdict.seconds is not None:
                 costs.observe_parts(tick, output.verdict.seconds)

@@ -157,7 +157,8 @@ def queue_room(original: Callable[..., Any]) -> Callable[..., Any]:
 
         class Roomy(stock):  # type: ignore[misc, valid-type]
             def __init__(self, *args: Any, **kwargs: Any) -> None:
-                # A worker that is forked meanwhile makes its queue of replies, of no given size.
+                # With the start method `fork` workers inherit this class; their queue of replies
+                # is given no size and stays as it is.
                 if "max_chunk_bytes" in kwargs:
                     kwargs["max_chunk_bytes"] = kwargs["max_chunk_bytes"] * VLLM_CHUNKS // chunks
                     kwargs["max_chunks"] = chunks

@@ -28,11 +28,11 @@ PATIENCE = 64
 has changed: a lone one about twice a tick."""
 
 EARLY = 8
-"""The same behind the first look of all, which knows the parts by their weights; it doubles from
-look to look."""
+"""Patience after the first look of all, which knows stages by their weights only; it doubles from
+look to look, up to ``PATIENCE``."""
 
 TRIAL = 24
-"""The same where a kind of plan runs for the first time: enough to see what it yields."""
+"""Patience while a kind of plan runs for the first time, until its yield is known."""
 
 LOOKS_APART = 8
 """Times between two looks at any request's plan: with several requests a look takes the scheduler
@@ -157,8 +157,6 @@ class BurstPolicy:
     def _look(self, request_id: str, times: StageTimes) -> BurstPlan:
         """Return the plan of a request from now on."""
         requests, before = self._requests, self._plans.get(request_id)
-        patience = self._patience
-        self._patience = min(2 * patience, PATIENCE)
         self._looked = self._asked
         rates = rounded_rates(self.acceptance.rates(request_id))
         rounded, unit = rounded_times(times)
@@ -181,17 +179,24 @@ class BurstPolicy:
             best = min(equals, key=lambda plan: plan.depth)
         if before is not None and before != PLAIN and worth(best) < BETTER * worth(before):
             best = before
-        if requests == 1 and before is not None and self._yields.is_known(before.depth > 0):
-            # The other kind runs for a window, if it promises about as much.
-            untried = [plan for plan in drafting if not self._yields.is_known(plan.depth > 0)]
-            tried = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), best)
-            if tried is not best:
-                best, patience = tried, TRIAL
+        tried = None
+        if requests == 1 and before is not None:
+            if self._yields.is_known(before.depth > 0):
+                # The other kind runs for a window, if it promises about as much.
+                untried = [plan for plan in drafting if not self._yields.is_known(plan.depth > 0)]
+                tried = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), None)
+            elif before != PLAIN and self._yields.is_known(before.depth == 0):
+                tried = before
+        best = tried or best
         margin = 1.0 if requests == 1 else self._margin
         if before is not None:
             margin = margin / BETTER if before != PLAIN else margin * BETTER
         if worth(best) < margin * worth(PLAIN):
             best = PLAIN
+        if before is not None and (best.depth > 0) != (before.depth > 0):
+            self._yields.begin()
+        patience = self._patience if best != tried else TRIAL
+        self._patience = min(2 * self._patience, PATIENCE)
         self._looks[request_id] = _Look(self._asked, patience, requests)
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
         self._newest[requests] = best

@@ -155,7 +155,8 @@ class Tick(msgspec.Struct, frozen=True):
 
     @property
     def runs_alone(self) -> bool:
-        """Whether no other stage is at work beside it: a root of the one request that decodes."""
+        """Whether no later stage works while stage 0 runs it: a root of the one request that
+        decodes."""
         return self.depth is not None and self.lanes[0].is_root
 
     @property
@@ -216,7 +217,8 @@ class StagePass(msgspec.Struct, frozen=True):
     Attributes:
         stage: its number.
         rows: of the tick.
-        alone: as ``Tick.runs_alone``.
+        alone: whether no other stage was at work: of the one request that decodes, and nothing
+            follows before the verdict.
         seconds: its layers, and on the last stage LM head and sampling.
     """
 

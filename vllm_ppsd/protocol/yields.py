@@ -41,7 +41,7 @@ class YieldBook:
         self._now = now
 
     def end(self, follows: bool, expected: float) -> None:
-        """End the window: learn from it, and begin the next one.
+        """End the window if it says anything: learn from it, and begin the next one.
 
         Args:
             follows: whether lanes followed before the verdict, by the plan of the window.
@@ -52,7 +52,7 @@ class YieldBook:
             windows, factor = self._factors.get(follows, (0, 1.0))
             windows = min(windows + 1, MEMORY)
             self._factors[follows] = windows, factor + (ratio - factor) / windows
-        self.begin()
+            self.begin()
 
     def is_known(self, follows: bool) -> bool:
         """Whether a plan of this kind has run for a window."""

@@ -43,6 +43,8 @@ class MiddleStage(NonLastStage):
         return {lane.request_id: [_UNUSED] * lane.drafted for lane in tick.reentries}
 
     def after_send(self, batch: Batch, states: Any) -> None:
+        if not self._config.times_parts:
+            return
         if seen := self._watch.passed(batch.tick, self._stage):
             self._passes.send(seen)
 

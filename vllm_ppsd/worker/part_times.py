@@ -35,9 +35,14 @@ class PartWatch:
         self.until_now()
 
     def until_now(self) -> None:
-        """What came since the layers began is of the pass, too."""
+        """What came since the layers began, or since ``go_on``, is of the pass, too."""
         if self._start:
             self._layers = time.perf_counter() - self._start
+
+    def go_on(self) -> None:
+        """The pass goes on now; what lies between was waiting."""
+        if self._start:
+            self._start = time.perf_counter() - self._layers
 
     @contextmanager
     def drafting(self, length: int) -> Iterator[None]:
@@ -72,7 +77,8 @@ class PartWatch:
         if not self._measures(tick):
             return None
         rows = sum(lane.length for lane in tick.lanes)
-        return StagePass(stage, rows, tick.runs_alone, self._layers)
+        alone = tick.runs_alone and tick.depth == 0
+        return StagePass(stage, rows, alone, self._layers)
 
     def _measures(self, tick: Tick) -> bool:
         return self._times and self._layers > 0 and tick.is_timed

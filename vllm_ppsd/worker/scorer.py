@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
@@ -39,6 +40,7 @@ class ScorerStage(Stage):
         self._makes_noise = config.makes_noise
         self._bursts: BurstSampler | None = None
         self._longest = config.longest_burst
+        self._times_parts = config.times_parts
         self._entered: Mapping[str, Sequence[Draft]] = {}
         self._rows: tuple[Lane, ...] = ()
         self._final: torch.Tensor | None = None
@@ -68,12 +70,14 @@ class ScorerStage(Stage):
 
     def after_execute(self) -> None:
         self.events.since_last(What.LM_HEAD)
+        self._watch.until_now()
         if self._longest > 1:
             self._final = self._port.final_states()
 
     @contextmanager
     def sampling(self, batch: Batch | None) -> Iterator[None]:
         with self.events.span(What.SAMPLE):
+            self._watch.go_on()
             self._rows = batch.lanes if batch is not None else ()
             if batch is not None and any(lane.samples > 1 for lane in self._rows):
                 self._expect_bursts(batch)
@@ -128,13 +132,16 @@ class ScorerStage(Stage):
             if outcome.continues is None and name in tick.reentry_req_ids
         ]
         final = tuple(one.request_id for one in reentering)
-        verdict = Verdict(tick.number, outcomes, final, drafts.seconds, self._passed(tick))
+        verdict = Verdict(tick.number, outcomes, final, drafts.seconds)
         if self._speculates:
             states = payload(self._final, self._rows, reentering) if reentering else ()
             self._verdicts.send(verdict, to_first=states)
         self._entered, self._rows, self._final = {}, (), None
         self.events.judged(verdict)
-        return verdict
+        if not self._times_parts:
+            return verdict
+        # The stages wait for the verdict; only the scheduler reads what passes took.
+        return msgspec.structs.replace(verdict, passes=self._passed(tick))
 
     def _passed(self, tick: Tick) -> tuple[StagePass, ...]:
         """Return the passes of middle stages that have been told by now, and this stage's."""
