@@ -11,7 +11,7 @@ def register() -> None:
     """Install the hooks; re-entrant, and harmless where PPSD is not asked for.
 
     Where anything that PPSD relies on differs in the installed vLLM, nothing is changed
-    except that asking for PPSD then fails at once with the reason.
+    except that asking for PPSD, also by its flag, fails at once with the reason.
     """
     from vllm_ppsd.contract.check import install_all
 
