@@ -28,7 +28,7 @@ from vllm_ppsd.protocol import PLAIN, BurstPlan, Lane, Outcome, PartCosts, Stage
 pytestmark = pytest.mark.e2e
 
 OPTIONS = {"dtype": "float32", "block_size": 32}
-SCARCE = {"num_gpu_blocks_override": 11, "scheduling_policy": "priority"}
+SCARCE = {"num_gpu_blocks_override": 10, "scheduling_policy": "priority"}
 ACCEPTANCES = (0.5, 0.9, 0.0, 0.8, 1.0)
 ALONE = tuple(range(5, 45))
 
@@ -101,7 +101,7 @@ def test_random_requests_with_random_bursts(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: Counter[str]
 ):
     monkeypatch.setattr(Admission, "plan", AnyPlan(depth=1).plan)
-    run_mixes(tiny_llama, tmp_path, range(5), 20, stages=2)
+    run_mixes(tiny_llama, tmp_path, range(8), 20, stages=2)
     assert replaced["wrong"] > 0
     assert replaced["right"] > 0
 
