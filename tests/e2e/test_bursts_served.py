@@ -30,7 +30,8 @@ pytestmark = pytest.mark.e2e
 OPTIONS = {"dtype": "float32", "block_size": 32}
 SCARCE = {"num_gpu_blocks_override": 10, "scheduling_policy": "priority"}
 ACCEPTANCES = (0.5, 0.9, 0.0, 0.8, 1.0)
-ALONE = tuple(range(5, 45))
+LONG = [list(range(start, start + 40)) for start in (5, 100, 200)]
+"""Prompts of requests that need more blocks than there are, all together."""
 
 
 class AnyPlan:
@@ -50,9 +51,9 @@ class AnyPlan:
 def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -> None:
     with e.engine(model, ppsd=e.PLAIN, **OPTIONS, **SCARCE) as plain:
         mixes, expected = plain_runs(plain, seeds, size)
-        answer = e.generate(plain, ALONE, e.params(200))
+        answers = [e.generate(plain, prompt, e.params(150)).tokens for prompt in LONG]
     record = folder / "record.jsonl"
-    write_record(record, [*recorded(mixes, expected), (ALONE, tuple(answer.tokens))])
+    write_record(record, [*recorded(mixes, expected), *zip(LONG, answers, strict=True)])
     ppsd = {
         "synthetic_drafter": {"record": str(record), "acceptance": 0.5},
         "load_adaptive": False,
@@ -64,6 +65,8 @@ def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -
             acceptance = ACCEPTANCES[number % len(ACCEPTANCES)]
             llm.collective_rpc("set_synthetic_acceptance", args=(acceptance,))
             check(mix, drive(llm, mix), expected)
+        together = e.generate_staggered(llm, LONG, e.params(150), every=2)
+        assert [output.tokens for output in together] == answers
         assert e.preemptions(llm) > 0
         assert e.prefix_cache_hits(llm) > 0
         llm.collective_rpc("set_synthetic_acceptance", args=(0.7,))
@@ -74,7 +77,7 @@ def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -
             assert e.preemptions(llm) > before
         # In the mixes hardly a request is long enough for a following lane of eight right drafts.
         llm.collective_rpc("set_synthetic_acceptance", args=(1.0,))
-        assert e.generate(llm, ALONE, e.params(200)).tokens == answer.tokens
+        assert e.generate(llm, LONG[0], e.params(150)).tokens == answers[0]
         e.assert_drafted(llm)
         hits = e.accepted_by_position(llm)
         # All eight of some bursts, and only the first of others.
