@@ -39,6 +39,7 @@ def test_few_tokens_say_nothing_yet_and_a_pause_begins_anew():
     book = YieldBook()
     window(book, False, 0.5, tokens=LEAST - 1)
     assert not book.is_known(False)
+    book.retired(5, 0.0)
     book.begin()
     for number in range(2 * LEAST):
         book.retired(1, 100 + number / 100)

@@ -54,7 +54,7 @@ def forked() -> BaseContext:
     """
     if "libiomp" not in os.environ.get("LD_PRELOAD", ""):
         return multiprocessing.get_context("spawn")
-    for module in PRELOADED:
+    for module in PRELOADED:  # the server leaves out without a word what it cannot import
         importlib.import_module(module)
     multiprocessing.set_forkserver_preload(PRELOADED)
     with pytest.MonkeyPatch.context() as patch:

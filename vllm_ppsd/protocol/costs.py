@@ -88,7 +88,7 @@ class PartCosts:
     """What the parts of a tick take: stages measure their own, and the round trip says the rest.
 
     Args:
-        stages: what a pass takes each stage, in passes of stage 0, by weights: until it has been
+        stages: what a pass takes each stage, in passes of stage 0, by weights, until it has been
             measured.
         head: what a draft step takes before any was measured, in passes of stage 0.
 
@@ -114,8 +114,8 @@ class PartCosts:
             tick: without anything of a prompt.
             seconds: it took.
         """
-        rows = sum(lane.length for lane in tick.lanes)
-        beside = self.is_measured and not tick.runs_alone
+        rows = tick.rows
+        beside = self.is_measured and not tick.runs_alone(0)
         if beside and len(tick.lanes) == 1:
             expected = self.times().stage(0, rows)
             self._beside = self._beside.seen(seconds.layers / expected)

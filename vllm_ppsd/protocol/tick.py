@@ -154,10 +154,17 @@ class Tick(msgspec.Struct, frozen=True):
         return all(lane.length == lane.samples for lane in self.lanes)
 
     @property
-    def runs_alone(self) -> bool:
-        """Whether no later stage works while stage 0 runs it: a root of the one request that
-        decodes."""
-        return self.depth is not None and self.lanes[0].is_root
+    def rows(self) -> int:
+        """Tokens of all lanes."""
+        return sum(lane.length for lane in self.lanes)
+
+    def runs_alone(self, stage: int) -> bool:
+        """Whether no other stage works while one runs it: a root of the one request that decodes.
+
+        Where lanes follow before the verdict, stage 0 runs the next one while later stages run it.
+        """
+        lone = self.depth is not None and self.lanes[0].is_root
+        return lone and (stage == 0 or not self.depth)
 
     @property
     def reentries(self) -> list[Lane]:
@@ -217,8 +224,7 @@ class StagePass(msgspec.Struct, frozen=True):
     Attributes:
         stage: its number.
         rows: of the tick.
-        alone: whether no other stage was at work: of the one request that decodes, and nothing
-            follows before the verdict.
+        alone: as ``Tick.runs_alone``.
         seconds: its layers, and on the last stage LM head and sampling.
     """
 
@@ -291,7 +297,8 @@ class Verdict(msgspec.Struct, frozen=True):
         outcomes: by request.
         final: requests whose final states follow the message to stage 0, one each.
         seconds: what the tick took stage 0, where it was measured.
-        passes: of the other stages that were measured since the verdict before.
+        passes: of the other stages that were measured since the verdict before; for the
+            scheduler alone.
     """
 
     tick: int

@@ -76,9 +76,7 @@ class PartWatch:
         """Return what the tick took a stage behind stage 0, if it carried nothing of a prompt."""
         if not self._measures(tick):
             return None
-        rows = sum(lane.length for lane in tick.lanes)
-        alone = tick.runs_alone and tick.depth == 0
-        return StagePass(stage, rows, alone, self._layers)
+        return StagePass(stage, tick.rows, tick.runs_alone(stage), self._layers)
 
     def _measures(self, tick: Tick) -> bool:
         return self._times and self._layers > 0 and tick.is_timed
