@@ -20,6 +20,10 @@ OUTSIDE = -1
 STEP_DECAY = 0.8
 """Weight of a further step's loss, relative to the step before."""
 
+COUPLED_TOKENS = 32
+"""The target's most probable tokens whose coupled choices count; all others, few, are misses.
+The cost grows with it."""
+
 NEVER = -20.0
 """Log probability of what does not happen; small enough that it moves nothing."""
 
@@ -130,9 +134,9 @@ def _coupled_hits(
     """Return each row's chance that the same noise makes head and target choose the same token.
 
     Both choose the least of ``E / p`` and of ``E / q`` with the same exponential ``E``: token
-    ``v`` together with the chance ``1 / Σ_w max(p_w / p_v, q_w / q_v)``. The tokens outside the
-    target's top-k stand in the sum as one, so the chance is a little too high; at a temperature
-    other than 1 the top-k are taken for all that the target writes.
+    ``v`` together with the chance ``1 / Σ_w max(p_w / p_v, q_w / q_v)``, for the first
+    ``COUPLED_TOKENS`` of the top-k. The tokens outside the top-k stand in the sum as one; at a
+    temperature other than 1 the top-k are taken for all that the target writes.
 
     Args:
         log_q: [rows, draft vocabulary], at temperature 1, as the others are.
@@ -146,7 +150,9 @@ def _coupled_hits(
         log_q_top = log_q_top / temperature - whole
     log_q_top = log_q_top.masked_fill(~known, NEVER)
     sums = [torch.cat([log, _rest(log)], dim=1) for log in (log_p, log_q_top)]
-    ratios = [every[:, None, :] - every[:, :-1, None] for every in sums]
+    known = known[:, :COUPLED_TOKENS]
+    chosen = known.shape[1]
+    ratios = [every[:, None, :] - every[:, :chosen, None] for every in sums]
     return ((-torch.maximum(*ratios).logsumexp(dim=2)).exp() * known).sum(dim=1)
 
 
