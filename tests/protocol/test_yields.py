@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from protocol.test_burst_policy import MID, policy
 from protocol.test_burst_value import times
-from protocol.test_bursts import MID, policy
 
 from vllm_ppsd.protocol.burst_policy import PATIENCE
 from vllm_ppsd.protocol.burst_value import tokens_per_second

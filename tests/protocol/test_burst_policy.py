@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from protocol.test_burst_value import HIGH, LOW, MID, simulated, times
+from protocol.test_plan_search import DEPTH, fixed
 
 from vllm_ppsd.protocol.acceptance import Rates
 from vllm_ppsd.protocol.burst_policy import (
@@ -18,8 +17,6 @@ from vllm_ppsd.protocol.burst_policy import (
 from vllm_ppsd.protocol.burst_value import tokens_per_second
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes
 
-DEPTH = 12
-
 
 def policy(rates: Rates = MID, depth: int = DEPTH, margin: float = 1.0) -> BurstPolicy:
     made = BurstPolicy(8, depth, margin)
@@ -30,39 +27,6 @@ def policy(rates: Rates = MID, depth: int = DEPTH, margin: float = 1.0) -> Burst
 def chosen(parts: StageTimes, rates: Rates = MID, requests: int = 1) -> BurstPlan:
     names = [f"r{i}" for i in range(requests)]
     return policy(rates, 0 if len(parts.stages) == 1 else DEPTH).choose(names, parts)["r0"]
-
-
-def fixed(parts: StageTimes, steps: tuple[int, ...], lengths: tuple[int, ...]) -> list[BurstPlan]:
-    plans = [PLAIN, *(BurstPlan(k, 1, 0) for k in range(1, 8))]
-    stages = len(parts.stages)
-    if stages > 1:
-        loop = sum(parts.stages) + stages * parts.hop
-        full = min(DEPTH, math.ceil(loop / (1 + parts.first_step)))
-        depths = {1, stages - 1, stages, full}
-        plans += [BurstPlan(k, n, d) for k in steps for n in lengths for d in sorted(depths)]
-    return plans
-
-
-GRID = [
-    (stages, step, hop, row, rates)
-    for stages in (1, 2, 3, 4, 8)
-    for step, row in ((0.02, 0.0), (0.1, 0.05), (0.25, 0.3))
-    for hop in (0, 1, 10)
-    for rates in (LOW, MID, HIGH)
-]
-
-
-@pytest.mark.parametrize("stages", [1, 2, 3, 4, 8])
-def test_single_steps_lead_to_the_best_plan(stages: int):
-    for count, step, hop, row, rates in GRID:
-        if count != stages:
-            continue
-        parts = times(stages, step, hop if stages > 1 else 0, row)
-        best = max(
-            tokens_per_second(plan, parts, rates) for plan in fixed(parts, (0, 1, 3, 6), (1, 2, 4))
-        )
-        made = tokens_per_second(chosen(parts, rates), parts, rates)
-        assert made >= 0.97 * best, (step, hop, row, rates)
 
 
 @pytest.mark.parametrize(
