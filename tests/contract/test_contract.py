@@ -19,17 +19,20 @@ from vllm_ppsd.contract.hook import HookError, install, installed, locate
 from vllm_ppsd.contract.series import contract_for, installed_vllm, is_supported, supported
 from vllm_ppsd.contract.source import digests, files_digest, installed_source
 
-CONTRACT = contract_for()
+CONTRACT = contract_for(installed_vllm()[1])
 
 
 @pytest.fixture(scope="session")
 def whole_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the files of the installed vLLM that the contract speaks of."""
+    """The files of the installed vLLM that the contract speaks of, as from its wheel."""
     folder = tmp_path_factory.mktemp("vllm")
     for module in {target.partition(":")[0] for target in CONTRACT.targets}:
         relative = Path(*module.split(".")).with_suffix(".py")
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(installed_source() / relative, folder / relative)
+    record = folder / f"vllm-{CONTRACT.version}.dist-info" / "METADATA"
+    record.parent.mkdir()
+    record.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {CONTRACT.version}\n")
     return folder
 
 
@@ -139,6 +142,9 @@ def test_doctor_names_what_is_gone(copy: Path):
 def test_doctor_refuses_a_folder_without_vllm(tmp_path: Path, capsys):
     assert main(["doctor", "--source", str(tmp_path)]) == 2
     assert "holds no folder `vllm`" in capsys.readouterr().err
+    (tmp_path / "vllm").mkdir()
+    assert main(["doctor", "--source", str(tmp_path)]) == 2
+    assert "does not say which vLLM it is" in capsys.readouterr().err
 
 
 def test_what_another_platform_needs_does_not_stop_this_one(copy: Path, monkeypatch):
@@ -165,7 +171,7 @@ def test_another_series_is_a_problem(monkeypatch):
     assert "vllm 0.31.9" in problem
     assert supported()[-1] in problem
     # Doctor compares it with the newest table all the same.
-    assert contract_for("0.31.9") == CONTRACT
+    assert contract_for("0.31.9") == contract_for(f"{supported()[-1]}.0")
 
 
 def test_installing_twice_changes_nothing():

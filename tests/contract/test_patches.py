@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from vllm_ppsd.contract.entries import Entry
-from vllm_ppsd.contract.series import contract_for
+from vllm_ppsd.contract.series import contract_for, installed_vllm
 from vllm_ppsd.contract.source import installed_source
 
 PATCHES = Path(__file__).parents[2] / "patches"
-CONTRACT = contract_for()
+CONTRACT = contract_for(installed_vllm()[1])
 
 
 def test_hooks_and_diffs_are_one_to_one():

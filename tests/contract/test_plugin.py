@@ -45,7 +45,7 @@ def test_with_ppsd_no_sampling_parameter_is_refused():
 MISFIT = """
 import vllm_ppsd.contract.check as check
 from dataclasses import replace
-stated = check.contract_for()
+stated = check.contract_for(check.installed_vllm()[1])
 changed = [e for e in stated.entries if e.kind == KIND][0]
 entries = [replace(e, digest="0" * 12) if e == changed else e for e in stated.entries]
 check.contract_for = lambda _: replace(stated, files="", entries=tuple(entries))

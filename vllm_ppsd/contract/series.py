@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def installed_vllm() -> tuple[str, str] | None:
     return None
 
 
+def unpacked_vllm(folder: Path) -> str | None:
+    """Return the version of the vLLM whose wheel was unpacked into a folder, or None."""
+    for name in _DISTRIBUTIONS:
+        for found in distributions(name=name, path=[str(folder)]):
+            return found.version
+    return None
+
+
 def supported() -> list[str]:
     """Return the vLLM series that have a table, such as "0.32", oldest first."""
     return sorted((path.stem for path in _TABLES.glob("*.toml")), key=_numbers)
@@ -36,17 +45,31 @@ def is_supported(vllm_version: str) -> bool:
 
 
 @cache
-def contract_for(vllm_version: str | None = None) -> Contract:
-    """Return the contract with a vLLM version; the newest if it has none, or is not given."""
-    series = supported()[-1]
-    if vllm_version is not None and is_supported(vllm_version):
-        series = _series(vllm_version)
-    table = tomllib.loads((_TABLES / f"{series}.toml").read_text(encoding="utf-8"))
-    return Contract(table.pop("version"), table.pop("files"), tuple(_entries(table)))
+def contract_for(vllm_version: str) -> Contract:
+    """Return the contract with a vLLM version; the newest if it has none."""
+    series = _series(vllm_version) if is_supported(vllm_version) else supported()[-1]
+    table = _read(series)
+    return Contract(table.pop("version"), table.pop("files"), _entries(table))
 
 
-def _entries(table: dict[str, Any]) -> Iterator[Entry]:
-    """Return the entries of a table: kind, ours, where, name."""
+def _read(series: str) -> dict[str, Any]:
+    return tomllib.loads((_TABLES / f"{series}.toml").read_text(encoding="utf-8"))
+
+
+def _entries(table: dict[str, Any]) -> tuple[Entry, ...]:
+    """Return the entries of a table: its own, or its base's with what has changed since."""
+    base = table.pop("base", None)
+    if base is None:
+        return tuple(_own_entries(table))
+    gone, changed = table["gone"], table["changed"]
+    entries = [e for e in contract_for(base).entries if e.target not in gone]
+    return tuple(
+        replace(e, digest=changed[e.target][0]) if e.target in changed else e for e in entries
+    )
+
+
+def _own_entries(table: dict[str, Any]) -> Iterator[Entry]:
+    """Return the entries of a table that has no base: kind, ours, where, name."""
     for kind, by_ours in table.items():
         for ours, places in by_ours.items():
             for place, names in places.items():

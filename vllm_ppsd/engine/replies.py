@@ -70,6 +70,6 @@ class Replies:
                 reply = self._queue.dequeue(timeout=0)
             except TimeoutError:
                 return None
-            if reply[0] is WorkerProc.ResponseStatus.FAILURE:
+            if reply[0] is not WorkerProc.ResponseStatus.SUCCESS:
                 return reply
             self._early.append(reply)

@@ -6,6 +6,7 @@ that was not asked for PPSD behaves as if the plugin were not installed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from vllm_ppsd.lifeline import follow_server
 from vllm_ppsd.protocol import steps_in_flight
 
 TEARDOWN_SECONDS = 15.0
-"""What an engine may take to release what it holds once its requests are aborted."""
+"""What an engine may take to release what it holds once its requests are aborted, unless vLLM's
+``VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS`` is set."""
 
 VLLM_CHUNKS = 10
 """Messages that vLLM's shared-memory queue holds."""
@@ -258,9 +260,10 @@ def clean_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def replacement(self: Any, timeout: float | None = None) -> None:
-        short = timeout is None or timeout < TEARDOWN_SECONDS
+        patience = float(os.environ.get("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", TEARDOWN_SECONDS))
+        short = timeout is None or timeout < patience
         if has_engine() and short and self._request_shutdown_timeout == 0:
-            timeout = TEARDOWN_SECONDS
+            timeout = patience
         original(self, timeout)
 
     return replacement
