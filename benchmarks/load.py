@@ -2,7 +2,7 @@
 
 Both servers are up at once, on the same cores and with the same split of layers, and take
 turns at every load: so many requests at once, or so many arriving a second. A ratio is
-PPSD's figure over plain decoding's of the same turn.
+PPSD's figure over plain decoding's of the same turn. vLLM's benchmark reads prompts with pandas.
 
     python -m benchmarks.load MODEL --prompts FOLDER [--concurrency 1 2 4] [--rates 0.2 1]
 """
@@ -18,6 +18,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ FIGURES = {
 
 def main() -> None:
     """Run the benchmark and print its table."""
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
+    if find_spec("pandas") is None:
+        parser.error("vLLM's benchmark reads prompts with pandas: pip install pandas")
     command = portable_command("python -m benchmarks.load", given.model)
     report = {"rows": _measure(given)} | origin(command)
     write_report(report, render(report["rows"]), given.json)
