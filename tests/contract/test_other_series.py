@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from conformance.fetch import fetch_python
+from conformance.fetch import FetchError, fetch_python
 
 from vllm_ppsd.cli.main import main
 from vllm_ppsd.contract.check import mismatches
@@ -21,8 +22,19 @@ OTHERS = [series for series in supported() if not INSTALLED.startswith(f"{series
 HOOKS = [(series, hook) for series in OTHERS for hook in contract_for(f"{series}.0").hooks]
 
 
+@functools.cache
+def fetched(series: str) -> Path | FetchError:
+    try:
+        return fetch_python(contract_for(f"{series}.0").version, ROOT / ".cache" / "sources")
+    except FetchError as error:
+        return error
+
+
 def source(series: str) -> Path:
-    return fetch_python(contract_for(f"{series}.0").version, ROOT / ".cache" / "sources")
+    found = fetched(series)
+    if isinstance(found, FetchError):
+        pytest.skip(str(found))
+    return found
 
 
 @pytest.mark.parametrize("series", OTHERS)
