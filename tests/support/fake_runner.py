@@ -15,6 +15,7 @@ from vllm.sequence import IntermediateTensors
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, Draft, Lane, Tick
 from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.sampling.drafts import draw
 
 HIDDEN = 4
 
@@ -22,6 +23,19 @@ HIDDEN = 4
 def states_of(tokens: int, *names: str) -> IntermediateTensors:
     """Return what a stage hands over: ones under each name."""
     return IntermediateTensors({name: torch.ones(tokens, HIDDEN) for name in names})
+
+
+class Expecting:
+    """A sampler's end that remembers what it was told.
+
+    Attributes:
+        expected: the newest.
+    """
+
+    expected: Any = None
+
+    def expect(self, *told: Any) -> None:
+        self.expected = told
 
 
 class FakePort:
@@ -36,8 +50,6 @@ class FakePort:
         )
         self.vllm_config: Any = SimpleNamespace(model_config=model)
         self._prompt, self._sampling = list(prompt), SamplingParams(**sampling)
-        self.sampler: Any = None
-        self.bursts: Any = None
         self.final = torch.zeros(0, HIDDEN)
         self.contexts: list[tuple[list[int], list[int], int]] = []
 
@@ -59,11 +71,14 @@ class FakePort:
     def warm_up_context(self, tokens: int) -> Any:
         return nullcontext()
 
-    def wrap_sampler(self, wrap: Any) -> None:
-        self.sampler = wrap(SimpleNamespace(logprobs_mode="raw_logprobs"))
+    def draw(self, shaped: Any, wanted: Any, token_ids: Any, seeds: Any) -> torch.Tensor:
+        return draw(shaped, [seeds.state(one.request_id, one.position) for one in wanted], token_ids)
 
-    def replace_rejection_sampler(self, make: Any) -> None:
-        self.bursts = make(None)
+    def share_noise(self, seeds: Any) -> Any:
+        return Expecting()
+
+    def sample_bursts(self, prepare: Any) -> Any:
+        return Expecting()
 
     def final_states(self) -> torch.Tensor:
         return self.final

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from support.v2 import kernels
+
 PRELOADED = [
     "transformers",
     "vllm.v1.executor.multiproc_executor",
@@ -39,6 +41,8 @@ class _Worker(ForkServerProcess):
         core = re.search(r"proclist=\[(\d+)\]", os.environ["KMP_AFFINITY"])
         assert core is not None
         os.sched_setaffinity(0, {int(core[1])})
+        if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
+            kernels.register()
         super().run()
 
 

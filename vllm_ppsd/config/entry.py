@@ -32,8 +32,10 @@ from vllm_ppsd.hooks.marks import mark_engine
 
 SCHEDULER_CLS = "vllm_ppsd.engine.scheduler.PPSDScheduler"
 WORKER_CLS = {
-    "cpu": "vllm_ppsd.worker.cpu.PPSDCPUWorker",
-    "cuda": "vllm_ppsd.worker.cuda.PPSDCUDAWorker",
+    # by device, and whether vLLM uses its V2 model runner
+    ("cpu", False): "vllm_ppsd.worker.cpu.PPSDCPUWorker",
+    ("cpu", True): "vllm_ppsd.worker.cpu_v2.V2CPUWorker",
+    ("cuda", True): "vllm_ppsd.worker.cuda.V2CUDAWorker",
 }
 ONE_DEVICE_WORKER_CLS = {
     "cpu": "vllm_ppsd.worker.cpu.SingleCPUWorker",
@@ -238,6 +240,6 @@ def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:
         parallel_config.worker_cls = ONE_DEVICE_WORKER_CLS[device]
         return
     engine_args.scheduler_cls = SCHEDULER_CLS
-    parallel_config.worker_cls = WORKER_CLS[device]
+    parallel_config.worker_cls = WORKER_CLS[device, support.uses_v2_runner()]
     if current_platform.is_cpu():
         cpu_binding.apply(parallel_config.local_world_size)

@@ -21,25 +21,40 @@ def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
 
 
 def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Iterator[str]:
-    yield from _platform_reasons()
+    yield from _platform_reasons(parallel_config)
     yield from _parallel_reasons(parallel_config)
     yield from _model_reasons(model_config, parallel_config)
     yield from _feature_reasons(engine_args, parallel_config)
 
 
-def _platform_reasons() -> Iterator[str]:
+def uses_v2_runner() -> bool:
+    """Whether vLLM will use its V2 model runner.
+
+    As ``VllmConfig.use_v2_model_runner``, which exists too late.
+    """
     from vllm import envs
-    from vllm.platforms import current_platform
     from vllm.triton_utils import importing
+
+    wanted = envs.VLLM_USE_V2_MODEL_RUNNER
+    return bool(importing.HAS_TRITON if wanted is None else wanted)
+
+
+def _platform_reasons(parallel: Any) -> Iterator[str]:
+    from vllm.platforms import current_platform
 
     if not (current_platform.is_cpu() or current_platform.is_cuda()):
         yield f"the platform {current_platform.device_type!r} is not supported, only cpu and cuda"
-    # As ``VllmConfig.use_v2_model_runner``, which exists too late.
-    wanted = envs.VLLM_USE_V2_MODEL_RUNNER
-    if wanted or (wanted is None and importing.HAS_TRITON):
+    if parallel.pipeline_parallel_size == 1:
+        if uses_v2_runner():
+            yield (
+                "vLLM would use its V2 model runner here, which PPSD supports in pipelines alone "
+                "so far; set VLLM_USE_V2_MODEL_RUNNER=0, or pass `--pipeline-parallel-size 2` or "
+                "more"
+            )
+    elif current_platform.is_cuda() and not uses_v2_runner():
         yield (
-            "vLLM would use its V2 model runner here, and PPSD supports V1 alone so far; set "
-            "VLLM_USE_V2_MODEL_RUNNER=0"
+            "on CUDA a pipeline needs vLLM's V2 model runner, and VLLM_USE_V2_MODEL_RUNNER=0 or "
+            "a missing Triton turns it off"
         )
 
 

@@ -127,7 +127,10 @@ def cpu_model_runner(original: Callable[..., Any]) -> Callable[..., Any]:
         if runner_class is None:
             original(self)
             return
-        import vllm.v1.worker.cpu_worker as module
+        if self.use_v2_model_runner:
+            import vllm.v1.worker.cpu.model_runner as module
+        else:
+            import vllm.v1.worker.cpu_worker as module
 
         stock = module.CPUModelRunner
         module.CPUModelRunner = runner_class

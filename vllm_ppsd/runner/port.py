@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from vllm.config import VllmConfig
 
 from vllm_ppsd.protocol import Lane, Tick
+from vllm_ppsd.sampling.seeds import SeedBook
+
+if TYPE_CHECKING:
+    from vllm_ppsd.drafter.interface import Wanted
+    from vllm_ppsd.worker.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Batch:
         lanes: its lanes, in the order of the runner's rows.
         last: int64 [rows], where each lane's last token is among the tick's tokens.
         positions: int64 [tokens], in the sequences; padded at the end, if at all.
-        forward_context: vLLM's, in which the stage's layers run.
+        forward_context: vLLM's, in which the stage's layers run; None where the port makes one of
+            its own.
     """
 
     tick: Tick
@@ -30,6 +36,21 @@ class Batch:
     last: torch.Tensor
     positions: torch.Tensor
     forward_context: Any
+
+
+class SharedNoise(Protocol):
+    """The noise of vLLM's sampler."""
+
+    def expect(self, lanes: Sequence[Lane], depth: int) -> None:
+        """Say which rows are sampled next: of each lane, the one behind so many drafts."""
+
+
+class BurstRows(Protocol):
+    """What samples lanes of several rows."""
+
+    def expect(self, drafts: Sequence[Sequence[int]]) -> None:
+        """Say, by row of the batch, which drafts the next call's lanes have behind their first
+        row that samples; none of lanes that do not count."""
 
 
 class RunnerPort(Protocol):
@@ -78,14 +99,54 @@ class RunnerPort(Protocol):
             positions, int64 [rows], one further on than those before.
         """
 
-    def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
-        """Replace the last step of vLLM's sampler, which draws, by ``wrap`` of it."""
+    def draw(
+        self,
+        shaped: torch.Tensor,
+        wanted: Sequence[Wanted],
+        token_ids: torch.Tensor,
+        seeds: SeedBook,
+    ) -> torch.Tensor:
+        """Draw drafts with the noise that the last stage will sample with.
 
-    def replace_rejection_sampler(self, make: Callable[[Any], Any]) -> None:
-        """Let lanes of several rows be sampled by what ``make`` makes of vLLM's sampler."""
+        Args:
+            shaped: float32 [rows, draft vocabulary], logits under each request's parameters.
+            wanted: the draft of each row.
+            token_ids: int64 [draft vocabulary], ids in the target's vocabulary.
+            seeds: of the requests.
+
+        Returns:
+            int64 [rows], ids in the target's vocabulary.
+        """
+
+    def share_noise(self, seeds: SeedBook) -> SharedNoise:
+        """Let vLLM's sampler draw with noise that stage 0 makes, too, by the requests' seeds."""
+
+    def sample_bursts(self, prepare: Callable[[int], None]) -> BurstRows:
+        """Let lanes of several rows be sampled.
+
+        Args:
+            prepare: called before the rows behind so many drafts are sampled, where that is done
+                one after the other.
+        """
 
     def final_states(self) -> torch.Tensor:
         """Return what the LM head has just run over, [rows, hidden]."""
+
+
+class RunnerMixin(Protocol):
+    """What a worker asks of its model runner, in a pipeline.
+
+    Attributes:
+        ppsd_stage: the stage that the runner calls.
+    """
+
+    ppsd_stage: Stage
+
+    def make_port(self) -> RunnerPort:
+        """Return what the stage may ask of this runner."""
+
+    def after_send(self) -> None:
+        """What a tick's layers made is on its way to the next stage."""
 
 
 class Verified(NamedTuple):

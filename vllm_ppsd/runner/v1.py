@@ -11,9 +11,14 @@ import torch
 from vllm.distributed.parallel_state import get_pp_group
 from vllm.forward_context import override_forward_context, set_forward_context
 
+from vllm_ppsd.drafter.interface import Wanted
 from vllm_ppsd.protocol import Lane
-from vllm_ppsd.runner.port import Batch
-from vllm_ppsd.runner.v1_drafting import draft_context
+from vllm_ppsd.runner.drafting import Layout, draft_context
+from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
+from vllm_ppsd.sampling.bursts import BurstSampler
+from vllm_ppsd.sampling.drafts import draw
+from vllm_ppsd.sampling.sampler import CoupledSampler
+from vllm_ppsd.sampling.seeds import SeedBook
 
 
 class V1Port:
@@ -55,18 +60,54 @@ class V1Port:
     def draft_context(
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
     ) -> AbstractContextManager[Iterator[torch.Tensor]]:
-        return draft_context(self._runner, rows, positions, depth, steps)
+        runner, batch = self._runner, self._runner.input_batch
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self.device)
+        tables = [
+            (table.get_device_tensor(batch.num_reqs)[chosen], table.block_size)
+            for table in (
+                batch.block_table[group]
+                for group in range(len(runner.kv_cache_config.kv_cache_groups))
+            )
+        ]
+        layout = Layout(self.vllm_config, self.device, runner.attn_groups, tables)
+        return draft_context(layout, positions, depth, steps)
 
-    def wrap_sampler(self, wrap: Callable[[Any], Any]) -> None:
+    def draw(
+        self,
+        shaped: torch.Tensor,
+        wanted: Sequence[Wanted],
+        token_ids: torch.Tensor,
+        seeds: SeedBook,
+    ) -> torch.Tensor:
+        return draw(shaped, [seeds.state(one.request_id, one.position) for one in wanted], token_ids)
+
+    def share_noise(self, seeds: SeedBook) -> SharedNoise:
         sampler = self._runner.sampler
-        sampler.topk_topp_sampler = wrap(sampler.topk_topp_sampler)
+        sampler.topk_topp_sampler = coupled = CoupledSampler(sampler.topk_topp_sampler)
+        return _Noise(coupled, seeds)
 
-    def replace_rejection_sampler(self, make: Callable[[Any], Any]) -> None:
-        self._runner.rejection_sampler = make(self._runner.sampler)
+    def sample_bursts(self, prepare: Callable[[int], None]) -> BurstRows:
+        self._runner.rejection_sampler = bursts = BurstSampler(self._runner.sampler, prepare)
+        return bursts
 
     def final_states(self) -> torch.Tensor:
         states: torch.Tensor = self._runner.execute_model_state.sample_hidden_states
         return states
+
+
+class _Noise:
+    """``SharedNoise`` of V1: a generator's state for every row."""
+
+    def __init__(self, sampler: CoupledSampler, seeds: SeedBook) -> None:
+        self._sampler, self._seeds = sampler, seeds
+
+    def expect(self, lanes: Sequence[Lane], depth: int) -> None:
+        self._sampler.expect(
+            [
+                self._seeds.state(lane.request_id, lane.end - max(0, lane.samples - 1 - depth))
+                for lane in lanes
+            ]
+        )
 
 
 class V1PipelinePort(V1Port):

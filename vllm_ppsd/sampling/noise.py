@@ -35,7 +35,7 @@ def state(seed: int, position: int) -> int:
         seed: of the request.
         position: of the sampled token in the sequence.
     """
-    return _signed(mix(mix(seed + _GAMMA) + position * _GAMMA))
+    return signed(mix(mix(seed + _GAMMA) + position * _GAMMA))
 
 
 def exponential_noise(states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -48,9 +48,9 @@ def exponential_noise(states: torch.Tensor, token_ids: torch.Tensor) -> torch.Te
     Returns:
         float32 [rows, tokens], positive and finite.
     """
-    bits = states[:, None] + (token_ids + 1) * _signed(_GAMMA)
+    bits = states[:, None] + (token_ids + 1) * signed(_GAMMA)
     for shift, factor in zip(_SHIFT[:2], _MULTIPLY, strict=True):
-        bits = (bits ^ _shift_right(bits, shift)) * _signed(factor)
+        bits = (bits ^ _shift_right(bits, shift)) * signed(factor)
     bits = bits ^ _shift_right(bits, _SHIFT[2])
     # Half a step off zero; the steps are finer than float32's at any size.
     uniform = (_shift_right(bits, 64 - _BITS).to(torch.float32) + 0.5) * 2.0**-_BITS
@@ -75,5 +75,6 @@ def _shift_right(bits: torch.Tensor, by: int) -> torch.Tensor:
     return (bits >> by) & (2 ** (64 - by) - 1)
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
+    """Return the signed number of the same 64 bits."""
     return value - 2**64 if value >= 2**63 else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from vllm_ppsd.sampling.noise import mix, state
+from vllm_ppsd.sampling.noise import mix, signed, state
 
 
 class Arrivals:
@@ -48,6 +48,10 @@ class SeedBook:
         for request_id in left:
             self._seeds.pop(request_id, None)
         self._seeds |= arrived
+
+    def seed(self, request_id: str) -> int:
+        """Return the seed of a request, as a signed 64-bit number."""
+        return signed(self._seeds[request_id])
 
     def state(self, request_id: str, position: int) -> int:
         """Return the noise generator's state for a token of a request."""

@@ -12,7 +12,6 @@ from vllm_ppsd.drafter.build import build_drafter
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Lane, Tick
 from vllm_ppsd.runner.port import Batch, RunnerPort
-from vllm_ppsd.sampling.drafts import draw
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Sender, StageChannels
 from vllm_ppsd.worker.events import What
@@ -173,8 +172,7 @@ class ProposerStage(NonLastStage):
         self, shaped: torch.Tensor, _: Any, wanted: Sequence[Wanted], token_ids: torch.Tensor
     ) -> torch.Tensor:
         """Draw with the noise that the last stage will sample with."""
-        states = [self._seeds.state(one.request_id, one.position) for one in wanted]
-        return draw(shaped, states, token_ids)
+        return self._port.draw(shaped, wanted, token_ids, self._seeds)
 
     def _read_deeper(self, batch: Batch) -> torch.Tensor | None:
         """Wait for what a multi-depth head reads of later stages."""

@@ -11,9 +11,7 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Draft, Drafts, Lane, RetirementBook, StagePass, Tick, Verdict
-from vllm_ppsd.runner.port import Batch, RunnerPort
-from vllm_ppsd.sampling.bursts import BurstSampler
-from vllm_ppsd.sampling.sampler import CoupledSampler
+from vllm_ppsd.runner.port import Batch, BurstRows, RunnerPort, SharedNoise
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels
 from vllm_ppsd.worker.events import What
@@ -36,9 +34,9 @@ class ScorerStage(Stage):
         self._book = RetirementBook()
         self._stale: set[str] = set()
         self._seeds = SeedBook()
-        self._sampler: CoupledSampler | None = None
+        self._noise: SharedNoise | None = None
         self._makes_noise = config.makes_noise
-        self._bursts: BurstSampler | None = None
+        self._bursts: BurstRows | None = None
         self._longest = config.longest_burst
         self._times_parts = config.times_parts
         self._entered: Mapping[str, Sequence[Draft]] = {}
@@ -47,9 +45,9 @@ class ScorerStage(Stage):
 
     def load(self) -> None:
         if self._makes_noise:
-            self._port.wrap_sampler(self._couple)
+            self._noise = self._port.share_noise(self._seeds)
         if self._longest > 1:
-            self._port.replace_rejection_sampler(self._make_burst_sampler)
+            self._bursts = self._port.sample_bursts(self._expect_noise)
 
     def begin(self, tick: Tick) -> bool:
         super().begin(tick)
@@ -102,14 +100,8 @@ class ScorerStage(Stage):
 
     def _expect_noise(self, depth: int) -> None:
         """Tell the sampler the noise of every lane's row behind its first ``depth`` ones."""
-        if self._sampler is None or not self._rows:
-            return
-        self._sampler.expect(
-            [
-                self._seeds.state(lane.request_id, lane.end - max(0, lane.samples - 1 - depth))
-                for lane in self._rows
-            ]
-        )
+        if self._noise is not None and self._rows:
+            self._noise.expect(self._rows, depth)
 
     def judge(self, tick: Tick, sampled: Mapping[str, Sequence[int]]) -> Verdict:
         self._watch.until_now()
@@ -151,11 +143,3 @@ class ScorerStage(Stage):
         if mine := self._watch.passed(tick, self._stage):
             passes.append(mine)
         return tuple(passes)
-
-    def _make_burst_sampler(self, sampler: Any) -> BurstSampler:
-        self._bursts = BurstSampler(sampler, self._expect_noise)
-        return self._bursts
-
-    def _couple(self, stock: Any) -> CoupledSampler:
-        self._sampler = CoupledSampler(stock)
-        return self._sampler

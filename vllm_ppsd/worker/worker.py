@@ -14,9 +14,9 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.lifeline import follow_engine
-from vllm_ppsd.runner.port import RunnerPort
-from vllm_ppsd.runner.v1_pipeline import PPSDRunnerMixin
+from vllm_ppsd.runner.port import RunnerMixin, RunnerPort
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.handover import Handover
 from vllm_ppsd.worker.middle import MiddleStage
@@ -52,6 +52,8 @@ class PPSDWorkerMixin:
         follow_engine(envs.VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS)
         # This process's own copy of the config, and its own environment.
         vllm_config.speculative_config = None
+        # How many steps are in flight is known by it.
+        vllm_config.ppsd_hidden = config
         os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.layer_partition))
         super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
 
@@ -69,13 +71,16 @@ class PPSDWorkerMixin:
         )
         if hands_over:
             self._handover = get_pp_group().ppsd_handover = Handover(channels)
-        self._mixin: PPSDRunnerMixin = self.model_runner  # type: ignore[attr-defined]
+        self._mixin: RunnerMixin = self.model_runner  # type: ignore[attr-defined]
         self.ppsd = make_stage(self.ppsd_config, self._mixin.make_port(), channels)
         self._mixin.ppsd_stage = self.ppsd
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
         with self._failing_for_good():
+            if not isinstance(scheduler_output, PPSDSchedulerOutput):
+                # A step of vLLM's warm-up.
+                return super().execute_model(scheduler_output)  # type: ignore[misc]
             if self._handover is not None:
                 self._handover.tick = scheduler_output.tick.number
             self.ppsd.sends.extend(self._pp_send_work)

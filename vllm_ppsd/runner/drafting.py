@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from vllm.config import VllmConfig
 from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
 
+class Layout(NamedTuple):
+    """Where a model runner keeps what such layers need.
+
+    Attributes:
+        vllm_config: the worker's.
+        device: where the layers run.
+        attn_groups: vLLM's, by group of layers that share a block table.
+        tables: by such a group, the block tables of the requests, int32 [rows, blocks], and
+            tokens of a block.
+    """
+
+    vllm_config: VllmConfig
+    device: torch.device
+    attn_groups: Sequence[Sequence[Any]]
+    tables: Sequence[tuple[torch.Tensor, int]]
+
+
 @contextmanager
 def draft_context(
-    runner: Any, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int
+    layout: Layout, positions: Sequence[int], depth: int, steps: int
 ) -> Iterator[Iterator[torch.Tensor]]:
     """Let layers run over the next tokens of some requests; see ``RunnerPort.draft_context``.
 
@@ -21,26 +39,22 @@ def draft_context(
     a step costs no more than the attention backend's metadata.
 
     Args:
-        runner: vLLM's model runner.
-        rows: of the runner's batch.
+        layout: of the requests.
         positions: of the first step's tokens.
         depth: drafts before the first step.
         steps: how often the context moves on, at most.
     """
-    device = runner.device
+    device = layout.device
     first = torch.tensor(positions, dtype=torch.int64, device=device)
     at = first + torch.arange(steps, device=device)[:, None]
-    groups = [
-        _group(runner, group, rows, positions, at)
-        for group in range(len(runner.kv_cache_config.kv_cache_groups))
-    ]
+    groups = [_group(blocks, size, positions, at) for blocks, size in layout.tables]
     attention: dict[str, Any] = {}
     slots: dict[str, torch.Tensor] = {}
 
     def enter(step: int) -> None:
-        for group, common in enumerate(groups):
+        for common, attn_groups in zip(groups, layout.attn_groups, strict=True):
             metadata = common(step)
-            for attention_group in runner.attn_groups[group]:
+            for attention_group in attn_groups:
                 built = attention_group.build_metadata_for_drafting(
                     metadata, draft_index=depth + step
                 )
@@ -56,24 +70,21 @@ def draft_context(
     # vLLM keeps the dictionaries that it is given, unless they are empty.
     enter(0)
     with set_forward_context(
-        attention, runner.vllm_config, num_tokens=len(rows), slot_mapping=slots
+        attention, layout.vllm_config, num_tokens=len(positions), slot_mapping=slots
     ):
         yield walk()
 
 
 def _group(
-    runner: Any, group: int, rows: Sequence[int], positions: Sequence[int], at: torch.Tensor
+    blocks: torch.Tensor, block_size: int, positions: Sequence[int], at: torch.Tensor
 ) -> Callable[[int], CommonAttentionMetadata]:
     """Return what makes the metadata of a step for one group of layers; ``at`` is [steps, rows]."""
-    count, device = len(rows), runner.device
-    table = runner.input_batch.block_table[group]
-    chosen = torch.tensor(rows, dtype=torch.int64, device=device)
-    blocks = table.get_device_tensor(runner.input_batch.num_reqs)[chosen]
-    block = blocks.T.gather(0, at // table.block_size).to(torch.int64)
-    slots = block * table.block_size + at % table.block_size
+    count = len(positions)
+    block = blocks.T.gather(0, at // block_size).to(torch.int64)
+    slots = block * block_size + at % block_size
     lengths = (at + 1).to(torch.int32)
     starts = torch.arange(count + 1, dtype=torch.int32)
-    device_starts = starts.to(device)
+    device_starts = starts.to(at.device)
     begins = torch.tensor(positions, dtype=torch.int32)
     upper_bounds = begins + torch.arange(1, len(at) + 1, dtype=torch.int32)[:, None]
     longest = max(positions) + 1

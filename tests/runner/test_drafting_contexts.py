@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context, is_forward_context_available
 
-from vllm_ppsd.runner.v1_drafting import draft_context
+from vllm_ppsd.runner.drafting import Layout, draft_context
 
 BLOCK_SIZE = 4
-BLOCKS = torch.tensor([[7, 3, 0], [1, 0, 0], [9, 8, 2]], dtype=torch.int32)
+BLOCKS = torch.tensor([[7, 3, 0], [9, 8, 2]], dtype=torch.int32)
 
 
 class Group:
@@ -25,19 +24,14 @@ class Group:
         return metadata, draft_index
 
 
-def runner(*groups: list[Group]) -> Any:
-    table = SimpleNamespace(block_size=BLOCK_SIZE, get_device_tensor=lambda rows: BLOCKS[:rows])
-    return SimpleNamespace(
-        device=torch.device("cpu"),
-        vllm_config=VllmConfig(),
-        kv_cache_config=SimpleNamespace(kv_cache_groups=groups),
-        attn_groups=list(groups),
-        input_batch=SimpleNamespace(num_reqs=3, block_table=[table] * len(groups)),
-    )
+def layout(blocks: torch.Tensor, *groups: list[Group]) -> Layout:
+    tables = [(blocks, BLOCK_SIZE)] * len(groups)
+    return Layout(VllmConfig(), torch.device("cpu"), groups, tables)
 
 
 def test_every_step_is_one_position_on():
-    with draft_context(runner([Group("a", "b")]), [0, 2], [3, 10], depth=1, steps=2) as steps:
+    one = layout(BLOCKS, [Group("a", "b")])
+    with draft_context(one, [3, 10], depth=1, steps=2) as steps:
         seen = []
         for at in steps:
             context = get_forward_context()
@@ -59,7 +53,7 @@ def test_every_step_is_one_position_on():
 
 
 def test_layers_of_every_group_find_their_metadata():
-    groups = runner([Group("a")], [Group("b"), Group("c")])
-    with draft_context(groups, [1], [0], depth=0, steps=1) as steps:
+    groups = layout(BLOCKS[1:], [Group("a")], [Group("b"), Group("c")])
+    with draft_context(groups, [0], depth=0, steps=1) as steps:
         assert next(steps).tolist() == [0]
         assert set(get_forward_context().attn_metadata) == {"a", "b", "c"}

@@ -1,0 +1,1 @@
+"""vLLM's V2 model runner on a machine without a GPU."""

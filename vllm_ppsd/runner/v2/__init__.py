@@ -1,0 +1,1 @@
+"""vLLM's V2 model runner behind the port."""

@@ -1,0 +1,231 @@
+"""Where vLLM's V2 model runner calls a pipeline stage.
+
+The mixin overrides the points of vLLM's tick at which a stage has something to do, and holds no
+rule: the stage decides, by the tick that the scheduler made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput, without_tokens
+from vllm_ppsd.hooks.marks import pipelined_config
+from vllm_ppsd.protocol import Lane, Tick
+from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.runner.v2.port import V2PipelinePort
+
+if TYPE_CHECKING:
+    from vllm_ppsd.worker.stage import Stage
+
+
+@dataclass
+class _Step:
+    """A tick on its way through vLLM's methods, which hand nothing on to each other."""
+
+    tick: Tick
+    lanes: tuple[Lane, ...] = ()
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    inputs: Any = None
+    batch: Batch | None = None
+    states: Any = None
+
+
+class TokensByVerdict:
+    """Takes the place of V2's ``PPHandler``, which broadcasts what the last stage sampled.
+
+    A stage learns tokens from drafts, verdicts and the scheduler, and not in the order that V2
+    counts on: a request returns after any number of steps.
+    """
+
+    def on_req_idx_freed(self, req_idx: int) -> None:
+        """Nothing is on its way to a slot."""
+
+    def get_prev_sampled_outputs(self, draft_tokens: Any = None) -> None:
+        """Nothing has come."""
+
+    def receive(self, input_batch: Any) -> bool:
+        """Return whether every request of the batch is told its tokens: all are, otherwise."""
+        return True
+
+    def broadcast(self, *_: Any) -> None:
+        """Nothing is sent."""
+
+    def broadcast_drafts(self, *_: Any) -> None:
+        """Nothing is sent."""
+
+    def relay_aux_hidden_states(self, _: Any, output: Any) -> Any:
+        """Return what the next stage is sent."""
+        return output
+
+
+class V2RunnerMixin:
+    """Calls the stage, which the worker sets, at the points of vLLM's tick that concern it."""
+
+    ppsd_stage: Stage
+    _port: V2PipelinePort
+    _step: _Step | None = None
+
+    def make_port(self) -> V2PipelinePort:
+        """Return what the stage may ask of this runner."""
+        self._port = V2PipelinePort(self)
+        config = pipelined_config(self.vllm_config)  # type: ignore[attr-defined]
+        assert config is not None
+        self._port.make_room(config.longest_burst)
+        self.pp_handler = TokensByVerdict()
+        return self._port
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)  # type: ignore[misc]
+        self.ppsd_stage.load()
+
+    def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
+        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+        self.ppsd_stage.warm_up(num_tokens)
+        return output
+
+    def execute_model(
+        self, scheduler_output: Any, intermediate_tensors: Any = None, **options: Any
+    ) -> Any:
+        execute = partial(super().execute_model, scheduler_output, intermediate_tensors, **options)  # type: ignore[misc]
+        if not isinstance(scheduler_output, PPSDSchedulerOutput):
+            # vLLM's own steps, of warm-up.
+            self._step = None
+            return execute()
+        stage = self.ppsd_stage
+        self._step = step = _Step(stage.enter(scheduler_output.tick))
+        self._port.remember(scheduler_output, step.tick.left)
+        if not stage.begin(step.tick):
+            # The requests are kept in step, and what was sent is taken in: the stage before
+            # waits for that.
+            intermediate_tensors.wait_for_comm()
+            self._port.update_states(scheduler_output)
+            return None
+        with self._calling(self._run):
+            output = execute()
+        if step.batch is not None:
+            stage.after_execute()
+        return output
+
+    def after_send(self) -> None:
+        """Called by the worker when what the layers made is on its way to the next stage."""
+        step = self._step
+        if step is None:
+            return
+        if step.batch is not None:
+            self.ppsd_stage.after_send(step.batch, step.states)
+        # Nothing of a tick is kept until the next one: its states may be a prompt's.
+        step.states = None
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        sample = partial(super().sample_tokens, grammar_output)  # type: ignore[misc]
+        step, stage = self._step, self.ppsd_stage
+        if step is None or not stage.samples or not step.tick.lanes:
+            return sample()
+        with stage.sampling(step.batch):
+            output = without_tokens(step.tick)
+            if step.batch is not None:
+                # The one wait for the device: the verdict is what every stage waits for.
+                output = sample().get_output()
+                for row in self._discarded():
+                    output.sampled_token_ids[row] = []
+            tokens = dict(zip(output.req_ids, output.sampled_token_ids, strict=True))
+            return PPSDModelRunnerOutput.of(output, stage.judge(step.tick, tokens))
+
+    def update_requests(self, scheduler_output: Any) -> None:
+        step = self._step
+        if step is None:
+            super().update_requests(scheduler_output)  # type: ignore[misc]
+            return
+        inputs = self.ppsd_stage.inputs(step.tick) or {}
+        cached = scheduler_output.scheduled_cached_reqs
+        stands = {lane.request_id: lane.position for lane in step.tick.lanes}
+        cached.num_computed_tokens = [stands[request_id] for request_id in cached.req_ids]
+        # On every stage, since V2 orders rows by it.
+        scheduler_output.scheduled_spec_decode_tokens = {
+            lane.request_id: [-1] * (lane.samples - 1)
+            for lane in step.tick.lanes
+            if lane.samples > 1
+        }
+        super().update_requests(scheduler_output)  # type: ignore[misc]
+        self._port.place(cached.req_ids, cached.num_computed_tokens)
+        if not self.is_first_pp_rank:  # type: ignore[attr-defined]
+            return
+        for request_id, known in zip(cached.req_ids, cached.new_token_ids, strict=True):
+            if self._port.decodes(request_id, stands[request_id]):
+                step.tokens[request_id] = [*(known or inputs[request_id])]
+
+    def prepare_inputs(self, scheduler_output: Any, batch_req_state: Any, *args: Any) -> Any:
+        step, stage = self._step, self.ppsd_stage
+        prepare = partial(super().prepare_inputs, scheduler_output, batch_req_state, *args)  # type: ignore[misc]
+        if step is None:
+            return prepare()
+        rows = batch_req_state.req_ids
+        lanes = {lane.request_id: lane for lane in step.tick.lanes}
+        step.lanes = tuple(lanes[request_id] for request_id in rows)
+        self._port.lay_out(rows)
+        if step.tick.reentries:
+            for request_id, tokens in stage.entering(step.tick, rows).items():
+                if request_id in step.tokens:
+                    step.tokens[request_id] += tokens
+        step.inputs = prepare()
+        self._port.write_inputs(step.inputs, step.tokens)
+        return step.inputs
+
+    def postprocess_sampled(self, idx_mapping: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        idx_mapping = self._port.without(idx_mapping, self._discarded())
+        super().postprocess_sampled(idx_mapping, *args, **kwargs)  # type: ignore[misc]
+
+    def _discarded(self) -> Sequence[int]:
+        """Return the rows whose samples leave no trace."""
+        lanes = self._step.lanes if self._step is not None else ()
+        return [row for row, lane in enumerate(lanes) if self.ppsd_stage.discards(lane)]
+
+    def _run(self, layers: Callable[[], Any]) -> Any:
+        """Let the stage run its layers, or not."""
+        step = self._step
+        assert step is not None
+        inputs = step.inputs
+        last = inputs.query_start_loc[1 : inputs.num_reqs + 1].to(torch.int64) - 1
+        batch = Batch(step.tick, step.lanes, last, inputs.positions, None)
+        step.batch, step.states = batch, self.ppsd_stage.run(batch, layers)
+        if step.states is None:
+            # Whatever would be computed is computed again when the positions re-enter.
+            return self._port.empty_states(len(inputs.positions))
+        return step.states
+
+    @contextmanager
+    def _calling(self, run: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:
+        """Let ``run`` be called where V2 calls the model or replays its CUDA graph."""
+        model, graphs = self.model, self.cudagraph_manager  # type: ignore[has-type]
+        self.model, self.cudagraph_manager = _Model(model, run), _Graphs(graphs, run)
+        try:
+            yield
+        finally:
+            self.model, self.cudagraph_manager = model, graphs
+
+
+class _Within:
+    """An object of vLLM's of which some calls go through ``run``."""
+
+    def __init__(self, stock: Any, run: Callable[[Callable[[], Any]], Any]) -> None:
+        self._stock, self._run = stock, run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+class _Model(_Within):
+    def __call__(self, **inputs: Any) -> Any:
+        return self._run(partial(self._stock, **inputs))
+
+
+class _Graphs(_Within):
+    def run_fullgraph(self, description: Any) -> Any:
+        """Replay a graph of a whole tick."""
+        return self._run(partial(self._stock.run_fullgraph, description))

@@ -1,0 +1,207 @@
+"""The port to vLLM's V2 model runner, of a pipeline.
+
+V2 keeps requests on the device, by the number of their slot. PPSD's scheduler decides where every
+lane stands, so a tick begins with its positions written there: what a flush takes back needs no
+step of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.forward_context import set_forward_context
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+from vllm_ppsd.drafter.interface import Wanted
+from vllm_ppsd.protocol import Lane
+from vllm_ppsd.runner.drafting import Layout, draft_context
+from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
+from vllm_ppsd.runner.v2.sampler import LaneSampler
+from vllm_ppsd.sampling.seeds import SeedBook
+
+
+class V2PipelinePort:
+    """``RunnerPort`` over vLLM's V2 model runner, and what the mixin does to the runner besides.
+
+    Args:
+        runner: vLLM's model runner.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self.vllm_config = runner.vllm_config
+        self.device = runner.device
+        self._requests: dict[str, Any] = {}
+        self._rows: Sequence[str] = ()
+
+    def model(self) -> Any:
+        return self._runner.get_model()
+
+    def empty_states(self, tokens: int) -> Any:
+        return self._runner.model.make_empty_intermediate_tensors(
+            batch_size=tokens, dtype=self._runner.model_config.dtype, device=self.device
+        )
+
+    def prompt_token_ids(self, request_id: str) -> Sequence[int]:
+        tokens: list[int] = self._requests[request_id].prompt_token_ids
+        return tokens
+
+    def sampling_params(self, request_id: str) -> Any:
+        return self._requests[request_id].sampling_params
+
+    def within(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Return a context of the head's own: the tick's may be that of a CUDA graph."""
+        state = self._runner.execute_model_state
+        context: AbstractContextManager[Any] = set_forward_context(
+            state.attn_metadata,
+            self.vllm_config,
+            num_tokens=len(batch.positions),
+            slot_mapping=state.slot_mappings_by_layer,
+        )
+        return context
+
+    @contextmanager
+    def warm_up_context(self, tokens: int) -> Iterator[None]:
+        with torch.inference_mode(), set_forward_context(None, self.vllm_config, num_tokens=tokens):
+            yield
+
+    def draft_context(
+        self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
+    ) -> AbstractContextManager[Iterator[torch.Tensor]]:
+        runner = self._runner
+        chosen = self._on_device([self._slot(self._rows[row]) for row in rows])
+        sizes, tables = runner.block_tables.block_sizes, runner.block_tables.block_tables
+        blocks = [(table.gpu[chosen], size) for table, size in zip(tables, sizes, strict=True)]
+        layout = Layout(self.vllm_config, self.device, runner.attn_groups, blocks)
+        return draft_context(layout, positions, depth, steps)
+
+    def draw(
+        self,
+        shaped: torch.Tensor,
+        wanted: Sequence[Wanted],
+        token_ids: torch.Tensor,
+        seeds: SeedBook,
+    ) -> torch.Tensor:
+        # vLLM's noise for a token is that of its id, so the draft vocabulary takes its places in
+        # the target's.
+        logits = shaped.new_full((len(shaped), self._runner.vocab_size), -torch.inf)
+        logits[:, token_ids] = shaped
+        return gumbel_sample(
+            logits,
+            torch.arange(len(shaped), device=self.device),
+            shaped.new_ones(len(shaped)),
+            self._on_device([seeds.seed(one.request_id) for one in wanted]),
+            # V2 counts the position of the token that the drawn one is sampled behind.
+            self._on_device([one.position - 1 for one in wanted]),
+            apply_temperature=False,
+            is_drafting=False,
+            use_fp64=self.vllm_config.model_config.use_fp64_gumbel,
+        )
+
+    def share_noise(self, seeds: SeedBook) -> SharedNoise:
+        return _Noise(self._runner, seeds)
+
+    def sample_bursts(self, prepare: Callable[[int], None]) -> BurstRows:
+        # All rows are sampled at once, by their positions.
+        self._runner.sampler = sampler = LaneSampler(self._runner.sampler, prepare)
+        return sampler
+
+    def final_states(self) -> torch.Tensor:
+        state = self._runner.execute_model_state
+        states: torch.Tensor = state.hidden_states[state.input_batch.logits_indices]
+        return states
+
+    def make_room(self, longest: int) -> None:
+        """Let lanes carry so many tokens."""
+        runner = self._runner
+        runner.num_speculative_steps = drafts = longest - 1
+        states = runner.req_states
+        states.num_speculative_steps = drafts
+        states.draft_tokens = states.draft_tokens.new_zeros(states.max_num_reqs, drafts)
+
+    def remember(self, scheduler_output: Any, left: Sequence[str]) -> None:
+        """Keep what the stages ask of new requests; V2 keeps it on the last stage alone."""
+        for request_id in left:
+            self._requests.pop(request_id, None)
+        for new in scheduler_output.scheduled_new_reqs:
+            self._requests[new.req_id] = new
+
+    def place(self, request_ids: Sequence[str], positions: Sequence[int]) -> None:
+        """Let requests go on from these positions."""
+        computed = self._runner.req_states.num_computed_tokens
+        for request_id, position in zip(request_ids, positions, strict=True):
+            computed.stage_write_elem(self._slot(request_id), position)
+        computed.apply_write()
+
+    def lay_out(self, request_ids: Sequence[str]) -> None:
+        """Note the rows of a tick, whose blocks the device knows."""
+        self._rows = request_ids
+
+    def decodes(self, request_id: str, position: int) -> bool:
+        """Whether a request's tokens from a position on are none that it came with."""
+        return bool(position >= self._runner.req_states.prefill_len.np[self._slot(request_id)])
+
+    def write_inputs(self, batch: Any, tokens: Mapping[str, Sequence[int]]) -> None:
+        """Write lanes' tokens to where the tick's layers read them; of some requests.
+
+        Args:
+            batch: vLLM's ``InputBatch``.
+            tokens: by request, all of its lane.
+        """
+        places: list[int] = []
+        values: list[int] = []
+        for row, request_id in enumerate(batch.req_ids):
+            if mine := tokens.get(request_id):
+                start = int(batch.query_start_loc_np[row])
+                places += range(start, start + len(mine))
+                values += mine
+        if places:
+            written = async_tensor_h2d(values, device=self.device, dtype=batch.input_ids.dtype)
+            batch.input_ids.index_copy_(0, self._on_device(places), written)
+
+    def without(self, idx_mapping: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """Return the slots of a batch with some rows marked: what is sampled there leaves no
+        trace."""
+        if not rows:
+            return idx_mapping
+        marked = idx_mapping.clone()
+        marked.index_fill_(0, self._on_device(rows), -1)
+        return marked
+
+    def update_states(self, scheduler_output: Any) -> None:
+        """Take in a step whose layers need not run."""
+        runner = self._runner
+        runner.finish_requests(scheduler_output)
+        runner.free_states(scheduler_output)
+        runner.add_requests(scheduler_output)
+        runner.update_requests(scheduler_output)
+        runner.block_tables.apply_staged_writes()
+
+    def _slot(self, request_id: str) -> int:
+        slot: int = self._runner.req_states.req_id_to_index[request_id]
+        return slot
+
+    def _on_device(self, values: Sequence[int]) -> torch.Tensor:
+        return async_tensor_h2d(list(values), device=self.device, dtype=torch.int64)
+
+
+class _Noise:
+    """``SharedNoise`` of V2: its sampler's own, by a seed that stage 0 knows, too."""
+
+    def __init__(self, runner: Any, seeds: SeedBook) -> None:
+        self._runner, self._seeds = runner, seeds
+
+    def expect(self, lanes: Sequence[Lane], depth: int) -> None:
+        states = self._runner.sampler.sampling_states
+        slots = [self._runner.req_states.req_id_to_index[lane.request_id] for lane in lanes]
+        seeds = np.array([self._seeds.seed(lane.request_id) for lane in lanes])
+        if (states.seeds.np[slots] != seeds).any():
+            states.seeds.np[slots] = seeds
+            states.seeds.copy_to_uva()
+        # Samplers that draw otherwise are for requests without a seed.
+        states.seeds_set[slots] = True
