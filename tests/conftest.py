@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import runners
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
@@ -18,6 +19,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_tiny_model(tmp_path_factory.mktemp("models") / "llama")
     init_head(str(folder), folder / "ppsd", exit_layer=3)
     return folder
+
+
+@pytest.fixture(scope="module")
+def runner(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The model runner that engines use, of ``support.runners``."""
+    with pytest.MonkeyPatch.context() as patch:
+        runners.use(patch, request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="module")

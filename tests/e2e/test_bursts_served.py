@@ -18,6 +18,7 @@ from support.distribution import check_distribution
 from support.heads import with_steps
 from support.mixes import check, drive, plain_runs, recorded
 from support.reference import Reference
+from support.runners import BOTH
 from support.tiny import calmed
 
 from vllm_ppsd.drafter.recorded import write_record
@@ -25,7 +26,7 @@ from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.protocol import PLAIN, BurstPlan, Lane, Outcome, PartCosts, StageTimes
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), BOTH]
 
 OPTIONS = {"dtype": "float32", "block_size": 32}
 SCARCE = {"num_gpu_blocks_override": 10, "scheduling_policy": "priority"}

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from support import engine as e
+from support.runners import BOTH
 
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import LaneResult
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), BOTH]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
 VARIANTS = {

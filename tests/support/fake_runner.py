@@ -72,7 +72,9 @@ class FakePort:
         return nullcontext()
 
     def draw(self, shaped: Any, wanted: Any, token_ids: Any, seeds: Any) -> torch.Tensor:
-        return draw(shaped, [seeds.state(one.request_id, one.position) for one in wanted], token_ids)
+        return draw(
+            shaped, [seeds.state(one.request_id, one.position) for one in wanted], token_ids
+        )
 
     def share_noise(self, seeds: Any) -> Any:
         return Expecting()

@@ -108,7 +108,8 @@ def test_a_following_lane_carries_as_many_drafts_as_the_tick_before_it_says(pipe
     assert pipeline.run_last(prompt, {"r": [103]}).outcomes["r"].accepted == 1
     outcome = pipeline.run_last(following, {"r": [104, 7]}).outcomes["r"]
     assert (outcome.tokens, outcome.accepted, outcome.missed) == ((104, 7), 1, True)
-    assert pipeline.last._bursts.expected == ([[104, 105]],), "the sampler was told the lane's tokens"
+    told = pipeline.last._bursts.expected
+    assert told == ([[104, 105]],), "the sampler was told the lane's tokens"
 
 
 def test_a_lane_that_replaces_drafts_stands_where_the_first_of_them_did(pipeline: Pipeline):

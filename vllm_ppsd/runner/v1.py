@@ -79,7 +79,9 @@ class V1Port:
         token_ids: torch.Tensor,
         seeds: SeedBook,
     ) -> torch.Tensor:
-        return draw(shaped, [seeds.state(one.request_id, one.position) for one in wanted], token_ids)
+        return draw(
+            shaped, [seeds.state(one.request_id, one.position) for one in wanted], token_ids
+        )
 
     def share_noise(self, seeds: SeedBook) -> SharedNoise:
         sampler = self._runner.sampler

@@ -4,8 +4,8 @@ from vllm.v1.worker.gpu.model_runner import GPUModelRunner as V2GPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from vllm_ppsd.runner.v2.pipeline import V2RunnerMixin
 from vllm_ppsd.runner.v1_single import SingleRunnerMixin
+from vllm_ppsd.runner.v2.pipeline import V2RunnerMixin
 from vllm_ppsd.single.worker import SingleWorkerMixin
 from vllm_ppsd.worker.worker import PPSDWorkerMixin
 

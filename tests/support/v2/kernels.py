@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import vllm.config.vllm
 from vllm.triton_utils import triton
 from vllm.triton_utils.dispatcher import register_kernels
 
+from support.v2 import sampling_kernels
+
 INPUTS = "vllm.v1.worker.gpu.input_batch"
-SAMPLE = "vllm.v1.worker.gpu.sample"
-_PAD_SLOT = -1
 
 
 def register() -> None:
     """Let this process's V2 runner launch the functions below in place of Triton kernels."""
-    # The config refuses V2 where Triton is missing; nobody else needs to believe in it.
-    vllm.config.vllm.HAS_TRITON = True
     if not hasattr(triton, "next_power_of_2"):
         triton.next_power_of_2 = lambda n: 1 << max(0, n - 1).bit_length()
     register_kernels(
@@ -39,11 +36,8 @@ def register() -> None:
             f"{INPUTS}._post_update_kernel": post_update,
             f"{INPUTS}._post_update_num_computed_tokens_kernel": post_update_num_computed,
             f"{INPUTS}._expand_idx_mapping_kernel": expand_idx_mapping,
-            f"{SAMPLE}.gumbel._temperature_kernel": temperature,
-            f"{SAMPLE}.gumbel._gumbel_sample_kernel": gumbel_sample,
-            f"{SAMPLE}.logprob._topk_log_softmax_kernel": topk_log_softmax,
-            f"{SAMPLE}.logprob._ranks_kernel": ranks,
         }
+        | sampling_kernels.KERNELS
     )
 
 
@@ -260,102 +254,6 @@ def expand_idx_mapping(
     expanded[:] = idx_mapping.repeat_interleave(counts)
     starts = cu_num_logits[:-1].repeat_interleave(counts)
     local[:] = torch.arange(len(local), dtype=local.dtype) - starts
-
-
-def temperature(
-    logits: torch.Tensor,
-    stride: int,
-    expanded: torch.Tensor,
-    temperatures: torch.Tensor,
-    vocab_size: int,
-    BLOCK_SIZE: int,
-) -> None:
-    given = temperatures[expanded]
-    logits /= given.masked_fill(given == 0, 1.0)[:, None]
-
-
-def gumbel_sample(
-    local_argmax: torch.Tensor,
-    local_argmax_stride: int,
-    local_max: torch.Tensor,
-    local_max_stride: int,
-    cache: torch.Tensor | None,
-    cache_stride_0: int,
-    cache_stride_1: int,
-    cache_col: torch.Tensor | None,
-    cache_source: torch.Tensor | None,
-    cache_source_stride: int,
-    logits: torch.Tensor,
-    logits_stride: int,
-    expanded: torch.Tensor,
-    seeds: torch.Tensor,
-    positions: torch.Tensor,
-    temperatures: torch.Tensor,
-    vocab_size: int,
-    BLOCK_SIZE: int,
-    IS_DRAFTING: bool,
-    APPLY_TEMPERATURE: bool,
-    USE_FP64: bool,
-    PER_TOKEN_COL: bool,
-) -> None:
-    assert cache is None and not IS_DRAFTING and not APPLY_TEMPERATURE and not USE_FP64
-    values = logits.float()
-    given = temperatures[expanded]
-    noise = _gumbel(seeds[expanded], positions, vocab_size)
-    values = torch.where((given != 0)[:, None], values + noise, values)
-    local_max[:] = -torch.inf
-    local_max[:, 0], local_argmax[:, 0] = values.max(dim=-1)
-
-
-def topk_log_softmax(
-    output: torch.Tensor,
-    logits: torch.Tensor,
-    logits_stride: int,
-    ids: torch.Tensor,
-    ids_stride: int,
-    topk: int,
-    vocab_size: int,
-    BLOCK_SIZE: int,
-    TOPK_BLOCK_SIZE: int,
-) -> None:
-    output[:] = logits.float().log_softmax(dim=-1).gather(-1, ids)
-
-
-def ranks(
-    output: torch.Tensor,
-    logits: torch.Tensor,
-    logits_stride: int,
-    token_ids: torch.Tensor,
-    vocab_size: int,
-    BLOCK_SIZE: int,
-) -> None:
-    output[:] = (logits >= logits.gather(-1, token_ids[:, None])).sum(dim=-1)
-
-
-_WORD = 2**32 - 1
-
-
-def _gumbel(seeds: torch.Tensor, positions: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """Return Gumbel noise, float32 [rows, vocabulary]: murmur3 of seed, position and token."""
-    bits = torch.zeros(len(seeds), 1, dtype=torch.int64)
-    for key in (seeds & _WORD, seeds >> 32 & _WORD, positions.to(torch.int64) & _WORD):
-        bits = _mixed(bits, key[:, None])
-    bits = _mixed(bits, torch.arange(vocab_size)[None]) ^ 16
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = (bits ^ bits >> shift) * factor & _WORD
-    bits = bits ^ bits >> 16
-    high, low = (bits >> 16).float(), (bits & 0xFFFF).float()
-    uniform = high * 2.0**-16 + (low + 0.5) * 2.0**-32
-    return -(-torch.log1p(-uniform.clamp(max=1 - 2.0**-24))).log()
-
-
-def _mixed(bits: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    key = _rotated(key * 0xCC9E2D51 & _WORD, 15) * 0x1B873593 & _WORD
-    return (_rotated(bits ^ key, 13) * 5 + 0xE6546B64) & _WORD
-
-
-def _rotated(bits: torch.Tensor, by: int) -> torch.Tensor:
-    return (bits << by | bits >> (32 - by)) & _WORD
 
 
 def _ints(address: int, count: int) -> np.ndarray:
