@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support import engine as e
+from support.runners import V2_IN_LONG_RUNS
 from support.tiny import NUM_LAYERS, make_tiny_model
 from vllm.lora.request import LoRARequest
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43))]
 SAMPLINGS = [e.params(24), e.params(24, temperature=0.9, seed=7)]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from support import engine as e
+from support.runners import V2_IN_LONG_RUNS
 
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
 GREEDY = e.params(32)

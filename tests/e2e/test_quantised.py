@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from support import engine as e
 from support.quantised import W8A8, quantise
+from support.runners import V2_IN_LONG_RUNS
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
 
 PROMPT, TOKENS = list(range(5, 45)), 40
 
