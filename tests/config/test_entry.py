@@ -38,7 +38,7 @@ def _environment(monkeypatch):
 def config_of(arguments: EngineArgs) -> PPSDConfig:
     vllm_config = arguments.create_engine_config()
     assert vllm_config.scheduler_config.scheduler_cls == SCHEDULER_CLS
-    assert vllm_config.parallel_config.worker_cls == WORKER_CLS["cpu"]
+    assert vllm_config.parallel_config.worker_cls == WORKER_CLS["cpu", False]
     assert isinstance(vllm_config.speculative_config, PPSDConfig)
     return vllm_config.speculative_config
 

@@ -23,6 +23,7 @@ SERVING = ["config", "drafter", "engine", "exit_head", "runner", "sampling", "si
 _RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _BATCH = "vllm.v1.worker.gpu_input_batch:InputBatch"
 _STATE = "vllm.v1.worker.gpu_input_batch:CachedRequestState"
+_V2 = "vllm.v1.worker.gpu"
 RECEIVERS = (
     # package, how an object of vLLM's is called there, its class
     ("runner", r"(self\.)?_?runner", _RUNNER),
@@ -30,6 +31,15 @@ RECEIVERS = (
     ("runner", r"state|.*\.requests\[.*\]", _STATE),
     ("runner", r"cached", "vllm.v1.core.sched.output:CachedRequestData"),
     ("runner", r"scheduler_output", "vllm.v1.core.sched.output:SchedulerOutput"),
+    ("runner.v2", r"(self\.)?_?runner", f"{_V2}.model_runner:GPUModelRunner"),
+    ("runner.v2", r".*\.req_states|states", f"{_V2}.states:RequestState"),
+    ("runner.v2", r".*\.block_tables", f"{_V2}.block_table:BlockTables"),
+    ("runner.v2", r"(input_)?batch|(step\.)?inputs", f"{_V2}.input_batch:InputBatch"),
+    ("runner.v2", r"batch_req_state", f"{_V2}.model_runner:BatchReqState"),
+    ("runner.v2", r"state", f"{_V2}.model_runner:ExecuteModelState"),
+    ("runner.v2", r"output", f"{_V2}.sample.output:SamplerOutput"),
+    ("runner.v2", r"sampling", f"{_V2}.sample.states:SamplingStates"),
+    ("runner.v2", r"new", "vllm.v1.core.sched.output:NewRequestData"),
     ("engine", r"new", "vllm.v1.core.sched.output:NewRequestData"),
     ("engine", r"cached", "vllm.v1.core.sched.output:CachedRequestData"),
     ("engine", r"scheduler_output", "vllm.v1.core.sched.output:SchedulerOutput"),
@@ -111,7 +121,9 @@ def overrides() -> dict[tuple[str, str], str | None]:
                         f"{own.__module__}.{own.__qualname__}.{name}",
                         f"{_name(theirs)}.{name}",
                     )
-                    platforms[pair].add(each.__module__.rpartition(".")[2])
+                    # Of a device may be several runners: `cpu` and `cpu_v2`.
+                    device = each.__module__.rpartition(".")[2].partition("_")[0]
+                    platforms[pair].add(device)
                     if f"super().{name}(" not in _source(theirs):
                         break
     return {

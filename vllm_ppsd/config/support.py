@@ -28,9 +28,10 @@ def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Itera
 
 
 def uses_v2_runner() -> bool:
-    """Whether vLLM will use its V2 model runner.
+    """Whether vLLM will use its V2 model runner, unless an option stands against it.
 
-    As ``VllmConfig.use_v2_model_runner``, which exists too late.
+    ``VllmConfig.use_v2_model_runner`` knows all options, but exists too late to refuse anything in
+    the user's process.
     """
     from vllm import envs
     from vllm.triton_utils import importing
@@ -56,6 +57,25 @@ def _platform_reasons(parallel: Any) -> Iterator[str]:
             "on CUDA a pipeline needs vLLM's V2 model runner, and VLLM_USE_V2_MODEL_RUNNER=0 or "
             "a missing Triton turns it off"
         )
+
+
+def check_runner(vllm_config: Any) -> None:
+    """Refuse, in a worker that has loaded nothing, another model runner than was expected.
+
+    Raises:
+        PPSDConfigError: an option made vLLM use its V1 model runner.
+    """
+    from vllm.platforms import current_platform
+
+    if vllm_config.use_v2_model_runner == uses_v2_runner():
+        return
+    remedy = "set VLLM_USE_V2_MODEL_RUNNER=0"
+    if current_platform.is_cuda():
+        remedy = "leave that out: on CUDA, PPSD's pipelines need V2"
+    raise PPSDConfigError(
+        "vLLM's V2 model runner does not support something that was asked for, as vLLM says "
+        f"above, so that it would use V1; {remedy}"
+    )
 
 
 def _parallel_reasons(parallel: Any) -> Iterator[str]:

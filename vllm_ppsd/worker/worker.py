@@ -14,6 +14,7 @@ from vllm.distributed.parallel_state import get_pp_group
 from vllm.utils.network_utils import get_ip, get_loopback_ip
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.config.support import check_runner
 from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.lifeline import follow_engine
 from vllm_ppsd.runner.port import RunnerMixin, RunnerPort
@@ -48,6 +49,7 @@ class PPSDWorkerMixin:
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
         assert isinstance(config, PPSDConfig)
+        check_runner(vllm_config)
         self.ppsd_config = config
         follow_engine(envs.VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS)
         # This process's own copy of the config, and its own environment.

@@ -46,10 +46,10 @@ class TokensByVerdict:
     def on_req_idx_freed(self, req_idx: int) -> None:
         """Nothing is on its way to a slot."""
 
-    def get_prev_sampled_outputs(self, draft_tokens: Any = None) -> None:
+    def get_prev_sampled_outputs(self, *_: Any) -> None:
         """Nothing has come."""
 
-    def receive(self, input_batch: Any) -> bool:
+    def receive(self, input_batch: Any, recv_drafts: bool = False) -> bool:
         """Return whether every request of the batch is told its tokens: all are, otherwise."""
         return True
 

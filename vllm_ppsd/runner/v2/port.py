@@ -197,11 +197,11 @@ class _Noise:
         self._runner, self._seeds = runner, seeds
 
     def expect(self, lanes: Sequence[Lane], depth: int) -> None:
-        states = self._runner.sampler.sampling_states
+        sampling = self._runner.sampler.sampling_states
         slots = [self._runner.req_states.req_id_to_index[lane.request_id] for lane in lanes]
         seeds = np.array([self._seeds.seed(lane.request_id) for lane in lanes])
-        if (states.seeds.np[slots] != seeds).any():
-            states.seeds.np[slots] = seeds
-            states.seeds.copy_to_uva()
+        if (sampling.seeds.np[slots] != seeds).any():
+            sampling.seeds.np[slots] = seeds
+            sampling.seeds.copy_to_uva()
         # Samplers that draw otherwise are for requests without a seed.
-        states.seeds_set[slots] = True
+        sampling.seeds_set[slots] = True

@@ -1,0 +1,258 @@
+"""Where V2 calls a stage: what the stage gets, and what becomes of its answers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.outputs import ModelRunnerOutput
+
+from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
+from vllm_ppsd.protocol import Lane, Tick, Verdict
+from vllm_ppsd.runner.v2.pipeline import TokensByVerdict, V2RunnerMixin
+
+A, B = Lane("a", 3, 4, drafted=1, behind=2), Lane("b", 3, 5, length=3, drafted=2, samples=3)
+SLOTS = {"a": 6, "b": 2}
+
+
+class Computed:
+    """A tensor of the device, written in steps."""
+
+    def __init__(self) -> None:
+        self.written: dict[int, int] = {}
+        self.applied = 0
+
+    def stage_write_elem(self, slot: int, value: int) -> None:
+        self.written[slot] = value
+
+    def apply_write(self) -> None:
+        self.applied += 1
+
+
+class Runner:
+    """Takes the place of vLLM's V2 runner: calls in its order what the mixin overrides."""
+
+    is_first_pp_rank = True
+
+    def __init__(self) -> None:
+        hidden = SimpleNamespace(method="ppsd", is_pipelined=True, longest_burst=4)
+        self.vllm_config = SimpleNamespace(speculative_config=None, ppsd_hidden=hidden)
+        self.device = torch.device("cpu")
+        self.req_states = SimpleNamespace(
+            req_id_to_index=SLOTS,
+            num_computed_tokens=Computed(),
+            prefill_len=SimpleNamespace(np=np.full(8, 3)),
+            draft_tokens=torch.zeros(8, 0, dtype=torch.int64),
+            max_num_reqs=8,
+        )
+        self.did: list[Any] = []
+        self.cudagraph_manager = SimpleNamespace(run_fullgraph=lambda graph: f"graph {graph}")
+        self.model = Model()
+        self.block_tables = SimpleNamespace(
+            apply_staged_writes=lambda: self.did.append("blocks are known")
+        )
+
+    def execute_model(self, scheduler_output: Any, tensors: Any, graph: Any = None) -> Any:
+        self.update_requests(scheduler_output)
+        rows = SimpleNamespace(req_ids=sorted(scheduler_output.num_scheduled_tokens, reverse=True))
+        if not rows.req_ids:
+            return None
+        inputs = self.prepare_inputs(scheduler_output, rows, None, 0)
+        if graph is not None:
+            return self.cudagraph_manager.run_fullgraph(graph)
+        return self.model(positions=inputs.positions)
+
+    def update_requests(self, scheduler_output: Any) -> None:
+        self.did.append(dict(scheduler_output.scheduled_spec_decode_tokens))
+        self.did.append(list(scheduler_output.scheduled_cached_reqs.num_computed_tokens))
+
+    def prepare_inputs(self, scheduler_output: Any, rows: Any, *_: Any) -> Any:
+        lengths = [scheduler_output.num_scheduled_tokens[name] for name in rows.req_ids]
+        starts = np.cumsum([0, *lengths])
+        self.batch = SimpleNamespace(
+            req_ids=rows.req_ids,
+            num_reqs=len(lengths),
+            query_start_loc=torch.tensor(starts, dtype=torch.int32),
+            query_start_loc_np=starts,
+            positions=torch.arange(sum(lengths)),
+            input_ids=torch.zeros(sum(lengths), dtype=torch.int32),
+        )
+        return self.batch
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        self.postprocess_sampled(torch.tensor([2, 6]), "sampled")
+        output = ModelRunnerOutput(["b", "a"], {"b": 0, "a": 1}, [[8, 9], [7]])
+        return SimpleNamespace(get_output=lambda: output)
+
+    def postprocess_sampled(self, idx_mapping: torch.Tensor, *_: Any) -> None:
+        self.did.append(idx_mapping.tolist())
+
+    def finish_requests(self, scheduler_output: Any) -> None:
+        self.did.append("finished ones are gone")
+
+    def free_states(self, scheduler_output: Any) -> None:
+        pass
+
+    def add_requests(self, scheduler_output: Any) -> None:
+        self.did.append("new ones are there")
+
+
+class Model:
+    def __call__(self, **inputs: Any) -> Any:
+        return "states"
+
+    def make_empty_intermediate_tensors(self, **sizes: Any) -> Any:
+        return "zeros"
+
+
+class Mixed(V2RunnerMixin, Runner):
+    model_config = SimpleNamespace(dtype=torch.float32)
+
+
+class Stage:
+    """Remembers what it is called with."""
+
+    def __init__(self, samples: bool = False, stale: frozenset[str] = frozenset()) -> None:
+        self.samples, self.stale, self.calls = samples, stale, []
+
+    def enter(self, tick: Tick) -> Tick:
+        return tick
+
+    def begin(self, tick: Tick) -> bool:
+        return not tick.lanes or not self.samples or len(self.stale) < len(tick.lanes)
+
+    def inputs(self, tick: Tick) -> Any:
+        return None if self.samples else {"a": [4], "b": []}
+
+    def entering(self, tick: Tick, rows: Any) -> Any:
+        return {lane.request_id: [20, 21] for lane in tick.reentries}
+
+    def discards(self, lane: Lane) -> bool:
+        return lane.request_id in self.stale
+
+    def run(self, batch: Any, layers: Any) -> Any:
+        self.calls.append(batch)
+        return None if self.stale and not self.samples else layers()
+
+    def after_execute(self) -> None:
+        self.calls.append("executed")
+
+    def after_send(self, batch: Any, states: Any) -> None:
+        self.calls.append(("sent", states))
+
+    @contextmanager
+    def sampling(self, batch: Any) -> Any:
+        yield
+
+    def judge(self, tick: Tick, sampled: Any) -> Verdict:
+        self.calls.append(dict(sampled))
+        return Verdict(tick.number)
+
+
+def runner(stage: Stage) -> Any:
+    mixed: Any = Mixed()
+    mixed.make_port()
+    mixed.ppsd_stage = stage
+    return mixed
+
+
+def step(*lanes: Lane) -> PPSDSchedulerOutput:
+    output = SchedulerOutput.make_empty()
+    output.num_scheduled_tokens = {lane.request_id: lane.length for lane in lanes}
+    cached = output.scheduled_cached_reqs
+    cached.req_ids = [lane.request_id for lane in lanes]
+    cached.new_token_ids = [[] if lane.behind is not None else [9] for lane in lanes]
+    cached.num_computed_tokens = [0 for _ in lanes]
+    return PPSDSchedulerOutput.of(output, Tick(3, lanes))
+
+
+def test_lanes_stand_where_the_tick_says_and_embed_what_stage_0_drafted():
+    first = runner(stage := Stage())
+    assert first.execute_model(step(A, B)) == "states"
+    assert first.did == [{"b": [-1, -1]}, [4, 5]], "rows that sample, and positions"
+    computed = first.req_states.num_computed_tokens
+    assert (computed.written, computed.applied) == ({6: 4, 2: 5}, 1)
+    assert first.batch.input_ids.tolist() == [9, 20, 21, 4]
+    batch = stage.calls[0]
+    assert batch.lanes == (B, A)
+    assert (batch.last.dtype, batch.last.tolist()) == (torch.int64, [2, 3])
+    first.after_send()
+    assert stage.calls[1:] == ["executed", ("sent", "states")]
+    assert first._step.states is None, "nothing of a tick is kept"
+
+
+def test_a_graph_of_a_tick_is_replayed_within_the_stage():
+    first = runner(stage := Stage())
+    assert first.execute_model(step(A), graph=1) == "graph 1"
+    assert stage.calls[-1] == "executed"
+    assert not hasattr(first.cudagraph_manager, "_stock"), "vLLM's own are back"
+    assert isinstance(first.model, Model)
+
+
+def test_prompts_are_no_business_of_the_stage():
+    first = runner(Stage())
+    first.execute_model(step(Lane("a", 3, 1, length=2, samples=0)))
+    assert first.batch.input_ids.tolist() == [0, 0]
+
+
+def test_a_tick_that_need_not_run_sends_zeros():
+    first = runner(stage := Stage(stale=frozenset({"a"})))
+    assert first.execute_model(step(A)) == "zeros"
+    first.after_send()
+    assert stage.calls[-1] == ("sent", None)
+
+
+def test_a_tick_of_stale_lanes_ends_on_the_last_stage():
+    last = runner(Stage(samples=True, stale=frozenset({"a"})))
+    last.is_first_pp_rank = False
+    tensors = SimpleNamespace(wait_for_comm=lambda: last.did.append("taken in"))
+    assert last.execute_model(step(A), tensors) is None
+    kept = ["taken in", "finished ones are gone", "new ones are there"]
+    assert last.did == [*kept, {}, [4], "blocks are known"]
+    output = last.sample_tokens(None)
+    assert isinstance(output, PPSDModelRunnerOutput)
+    assert output.sampled_token_ids == [[]]
+
+
+def test_stale_rows_leave_no_trace():
+    last = runner(stage := Stage(samples=True, stale=frozenset({"b"})))
+    last.is_first_pp_rank = False
+    last.execute_model(step(A, B))
+    output = last.sample_tokens(None)
+    assert last.did[-1] == [-1, 6]
+    assert stage.calls[-1] == {"a": [7], "b": []}
+    assert output.verdict == Verdict(3)
+    assert last.batch.input_ids.tolist() == [0, 0, 0, 0], "only stage 0 embeds"
+
+
+@pytest.mark.parametrize("samples", [False, True])
+def test_steps_of_vllms_warm_up_pass_by(samples: bool):
+    mixed = runner(stage := Stage(samples))
+    output = SchedulerOutput.make_empty()
+    output.num_scheduled_tokens = {"a": 1}
+    assert mixed.execute_model(output) == "states"
+    mixed.after_send()
+    assert mixed.sample_tokens(None).get_output().req_ids == ["b", "a"]
+    assert stage.calls == []
+
+
+def test_lanes_have_room():
+    mixed = runner(Stage())
+    assert mixed.num_speculative_steps == 3
+    assert mixed.req_states.draft_tokens.shape == (8, 3)
+    assert isinstance(mixed.pp_handler, TokensByVerdict)
+
+
+def test_nothing_is_broadcast():
+    handler = TokensByVerdict()
+    handler.on_req_idx_freed(1)
+    handler.broadcast(1, 2, 3, 4)
+    handler.broadcast_drafts(1)
+    assert handler.get_prev_sampled_outputs() is None
+    assert handler.receive(None, recv_drafts=True)
+    assert handler.relay_aux_hidden_states(None, "output") == "output"
