@@ -10,10 +10,15 @@ from pathlib import Path
 from socket import AF_INET6
 
 import pytest
+from support.runners import BOTH
 from support.server import Tiny, serving
 from vllm.utils.network_utils import test_loopback_bind as can_bind
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), BOTH]
+
+
+TEXTS: dict[str, str] = {}
+"""By runner."""
 
 
 @pytest.fixture
@@ -27,8 +32,10 @@ def server(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield server
 
 
-def test_serve(server: Tiny, model: Path):
+def test_serve(server: Tiny, model: Path, runner: str):
     whole = server.ask(40)
+    TEXTS[runner] = whole.choices[0].text
+    assert len(set(TEXTS.values())) == 1, "every runner writes the same text"
     assert whole.usage.completion_tokens == 40
     chunks = list(server.ask(40, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text

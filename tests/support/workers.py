@@ -15,9 +15,8 @@ from multiprocessing.context import BaseContext, ForkServerContext, ForkServerPr
 from typing import Any
 
 import pytest
-import vllm.config.vllm
 
-from support.v2 import kernels
+from support import v2
 
 PRELOADED = [
     "transformers",
@@ -43,9 +42,7 @@ class _Worker(ForkServerProcess):
         assert core is not None
         os.sched_setaffinity(0, {int(core[1])})
         if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
-            # The config refuses V2 where Triton is missing; nobody else needs to believe in it.
-            vllm.config.vllm.HAS_TRITON = True
-            kernels.register()
+            v2.install()
         super().run()
 
 
