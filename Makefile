@@ -52,7 +52,7 @@ unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2
 
 e2e: $(STAMP) $(MODEL)
-	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and not long"
+	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and not long" -n 2 --dist loadfile
 
 e2e-long: $(STAMP) $(MODEL)
 	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and long"
