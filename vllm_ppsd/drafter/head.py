@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_ppsd.drafter.interface import ExitStates, Promising, Wanted
 from vllm_ppsd.exit_head.continuation import Continuation
@@ -94,7 +95,7 @@ class HeadDrafter:
         wanted: Sequence[Wanted],
         promising: Promising | None = None,
     ) -> Sequence[tuple[Draft, ...]]:
-        known = torch.tensor(tokens, dtype=torch.int64, device=final.device)
+        known = async_tensor_h2d(list(tokens), device=final.device, dtype=torch.int64)
         steps = self._continue(final, known, wanted, made=0, promising=promising)
         return self._bursts(wanted, steps, number=2)
 
@@ -207,8 +208,12 @@ def _again(one: Wanted) -> list[Wanted]:
 def _rows_of(last: torch.Tensor, wanted: Sequence[Wanted]) -> torch.Tensor:
     """Return the places of all these tokens among the pass's, int64."""
     back = [back for one in wanted for back in range(len(one.embedded), -1, -1)]
-    counts = torch.tensor([1 + len(one.embedded) for one in wanted], device=last.device)
-    return last.repeat_interleave(counts) - torch.tensor(back, device=last.device)
+    counts = [1 + len(one.embedded) for one in wanted]
+    of = [row for row, count in enumerate(counts) for _ in range(count)]
+    places, behind = (
+        async_tensor_h2d(x, device=last.device, dtype=torch.int64) for x in (of, back)
+    )
+    return last[places] - behind
 
 
 def _first_changes(tokens: Sequence[int], wanted: Sequence[Wanted]) -> tuple[list[int], list[int]]:

@@ -120,7 +120,7 @@ def expand_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cpu_model_runner(original: Callable[..., Any]) -> Callable[..., Any]:
-    """``CPUWorker.init_device``: let the worker class choose its model runner."""
+    """``CPUWorker.init_device``: let the worker class choose its model runner, V1's or V2's."""
 
     def replacement(self: Any) -> None:
         runner_class = getattr(self, "model_runner_cls", None)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from vllm.config import VllmConfig
 from vllm.forward_context import set_forward_context
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
 
@@ -45,7 +46,7 @@ def draft_context(
         steps: how often the context moves on, at most.
     """
     device = layout.device
-    first = torch.tensor(positions, dtype=torch.int64, device=device)
+    first = async_tensor_h2d(list(positions), device=device, dtype=torch.int64)
     at = first + torch.arange(steps, device=device)[:, None]
     groups = [_group(blocks, size, positions, at) for blocks, size in layout.tables]
     attention: dict[str, Any] = {}
@@ -84,7 +85,7 @@ def _group(
     slots = block * block_size + at % block_size
     lengths = (at + 1).to(torch.int32)
     starts = torch.arange(count + 1, dtype=torch.int32)
-    device_starts = starts.to(at.device)
+    device_starts = torch.arange(count + 1, dtype=torch.int32, device=at.device)
     begins = torch.tensor(positions, dtype=torch.int32)
     upper_bounds = begins + torch.arange(1, len(at) + 1, dtype=torch.int32)[:, None]
     longest = max(positions) + 1
