@@ -46,15 +46,14 @@ class FetchError(RuntimeError):
     """vLLM's tests cannot be had."""
 
 
-def fetch(cache: Path) -> Path:
-    """Return a folder with the installed vLLM's tests and the model that they name.
+def fetch(version: str, cache: Path) -> Path:
+    """Return a folder with a vLLM's tests and the model that they name.
 
     The folder is made once per vLLM version, and appears whole or not at all.
 
     Raises:
-        FetchError: no vLLM is installed, or pip could not fetch its source.
+        FetchError: pip could not fetch its source.
     """
-    version = _version()
     folder = cache / f"vllm-{version}"
     if folder.is_dir():
         return folder
@@ -117,7 +116,12 @@ def is_needed(path: PurePosixPath) -> bool:
     return path.parts[0] == "tests" and any(path.parent in file.parents for file in NEEDED)
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of the installed vLLM.
+
+    Raises:
+        FetchError: there is none.
+    """
     found = installed_vllm()
     if found is None:
         raise FetchError("no vLLM is installed, so it is not known whose tests to fetch")

@@ -11,10 +11,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.sources import record
+
 from .expectations import PASSES, Expectations
-from .fetch import FetchError, fetch
+from .fetch import FetchError, fetch, fetch_python, installed_version
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -23,11 +26,16 @@ def main() -> int:
     """Run every pass, say what is not as expected, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path(".cache/conformance"))
-    cache = parser.parse_args().cache.resolve()
+    parser.add_argument(
+        "--version", help="of vLLM, by its Python files alone (default: the installed one)"
+    )
+    given = parser.parse_args()
+    cache = given.cache.resolve()
     expectations = Expectations.read()
     try:
-        folder = fetch(cache)
-        problems = [p for at in PASSES for p in _run(expectations, folder, cache, at)]
+        folder = fetch(given.version or installed_version(), cache)
+        paths = _python_paths(given.version, cache) if given.version else []
+        problems = [p for at in PASSES for p in _run(expectations, folder, cache, at, paths)]
     except (FetchError, PytestError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -38,7 +46,15 @@ class PytestError(RuntimeError):
     """pytest did not get as far as outcomes."""
 
 
-def _run(expectations: Expectations, folder: Path, cache: Path, at: str) -> list[str]:
+def _python_paths(version: str, cache: Path) -> list[Path]:
+    """Return where Python finds a vLLM that is not installed, as one for CPUs."""
+    record(cache / f"{version}-record", f"{version}+cpu")
+    return [fetch_python(version, cache), cache / f"{version}-record"]
+
+
+def _run(
+    expectations: Expectations, folder: Path, cache: Path, at: str, paths: Sequence[Path]
+) -> list[str]:
     log, report = cache / f"{at}.log", cache / f"{at}.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider"]
@@ -47,7 +63,7 @@ def _run(expectations: Expectations, folder: Path, cache: Path, at: str) -> list
         subprocess.run(
             [*command, *expectations.files],
             cwd=folder,
-            env=os.environ | _environment(cache),
+            env=os.environ | _environment(cache, paths),
             stdout=out,
             stderr=subprocess.STDOUT,
         )
@@ -64,9 +80,9 @@ def _run(expectations: Expectations, folder: Path, cache: Path, at: str) -> list
     return problems
 
 
-def _environment(cache: Path) -> dict[str, str]:
+def _environment(cache: Path, paths: Sequence[Path]) -> dict[str, str]:
     return {
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join(map(str, [TESTS, *paths])),
         "VLLM_USE_V2_MODEL_RUNNER": "0",  # as PPSD sets it
         # A model that has no stand-in is not there, whatever this machine has.
         "HF_HUB_OFFLINE": "1",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.sources import record
 from vllm.sampling_params import SamplingParams
 
 from vllm_ppsd.cli.doctor import Finding, contract_findings
@@ -30,9 +31,7 @@ def whole_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         relative = Path(*module.split(".")).with_suffix(".py")
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(installed_source() / relative, folder / relative)
-    record = folder / f"vllm-{CONTRACT.version}.dist-info" / "METADATA"
-    record.parent.mkdir()
-    record.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {CONTRACT.version}\n")
+    record(folder, CONTRACT.version)
     return folder
 
 

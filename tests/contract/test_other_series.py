@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from conformance.fetch import FetchError, fetch_python
+from support.sources import patched, record
 
 from vllm_ppsd.cli.main import main
 from vllm_ppsd.contract.check import mismatches
@@ -59,9 +58,7 @@ def test_doctor_looks_at_an_unpacked_wheel_by_the_table_of_its_series(
 ):
     contract = contract_for(f"{series}.0")
     (tmp_path / "vllm").symlink_to(source(series) / "vllm")
-    record = tmp_path / f"vllm-{contract.version}.dist-info" / "METADATA"
-    record.parent.mkdir()
-    record.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {contract.version}\n")
+    record(tmp_path, contract.version)
     assert main(["doctor", "--source", str(tmp_path)]) == 0
     assert f"fit vLLM {contract.version}" in capsys.readouterr().out
 
@@ -74,12 +71,6 @@ def test_a_diff_of_a_series_is_one_of_a_hook(series: str):
 
 @pytest.mark.parametrize(("series", "hook"), HOOKS, ids=lambda v: getattr(v, "name", v))
 def test_the_diff_applies(series: str, hook: Entry, tmp_path: Path):
-    relative = Path(*hook.target.partition(":")[0].split(".")).with_suffix(".py")
-    copy = tmp_path / relative
-    copy.parent.mkdir(parents=True)
-    shutil.copy(source(series) / relative, copy)
     own = ROOT / "patches" / series / f"{hook.name}.diff"
     diff = own if own.is_file() else ROOT / "patches" / f"{hook.name}.diff"
-    command = ["patch", "-p1", "--fuzz=0", "-i", str(diff)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    compile(copy.read_text(), str(copy), "exec")
+    patched(hook, diff, source(series), tmp_path)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from support.sources import patched
 
 from vllm_ppsd.contract.entries import Entry
 from vllm_ppsd.contract.series import contract_for, installed_vllm
@@ -49,11 +48,5 @@ def test_the_diff_applies_to_the_hooked_module(hook: Entry, tmp_path: Path):
     diff = PATCHES / f"{hook.name}.diff"
     relative = Path(*hook.target.partition(":")[0].split(".")).with_suffix(".py")
     assert f"+++ b/{relative}" in diff.read_text()
-    copy = tmp_path / relative
-    copy.parent.mkdir(parents=True)
-    shutil.copy(installed_source() / relative, copy)
-    before = copy.read_text()
-    command = ["patch", "-p1", "--fuzz=0", "-i", str(diff)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert copy.read_text() != before
-    compile(copy.read_text(), str(copy), "exec")
+    before, after = patched(hook, diff, installed_source(), tmp_path)
+    assert after != before

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from vllm_ppsd.protocol.acceptance import PRIOR_STEPS, Rates, StepBook
+from vllm_ppsd.protocol.acceptance import PRIOR_SAMPLED_STEPS, PRIOR_STEPS, Rates, StepBook
 
 
 def learn(
@@ -106,3 +106,21 @@ def test_a_lane_goes_on_behind_the_first_draft_that_is_mended():
     assert rates.goes_on((0.7,), 0.8) == pytest.approx(0.3 * 0.4 + 0.7 * 0.9 * 0.8)
     two = 0.3 * 0.4 + 0.7 * 0.9 * (0.5 * 0.4 + 0.5 * 0.9 * 0.8)
     assert rates.goes_on((0.7, 0.5), 0.8) == pytest.approx(two)
+
+
+def test_sampled_requests_are_a_kind_of_their_own():
+    book = StepBook()
+    book.arrived("sampled", True)
+    book.arrived("greedy", False)
+    assert book.rates("sampled").steps == PRIOR_SAMPLED_STEPS
+    assert book.rates("greedy") == Rates()
+    for _ in range(400):
+        book.judged("sampled", [1], 0, reentry=False)
+    assert book.rates("sampled").steps[0] < 0.1
+    assert book.rates("greedy") == Rates(), "what is sampled says nothing of what is greedy"
+    book.arrived("another", True)
+    assert book.rates("another").steps[0] < PRIOR_SAMPLED_STEPS[0]
+    book.decay_to_prior(["another"], doubt=1)
+    assert book.rates("another").steps == PRIOR_SAMPLED_STEPS
+    book.forget("another")
+    assert book.rates("another") == Rates()

@@ -31,6 +31,7 @@ from vllm_ppsd.protocol import (
     TickCosts,
 )
 from vllm_ppsd.protocol.load import UNBOUNDED
+from vllm_ppsd.sampling.drafts import is_greedy
 
 logger = init_logger("vllm.plugins.ppsd")
 
@@ -76,6 +77,11 @@ class Admission:
         self._drafted: dict[str, bool] = {}
         self._in_flight = 0
         self._last_result: float | None = None
+
+    def arrived(self, request: Request) -> None:
+        """A request has come."""
+        sampling = request.sampling_params
+        self._policy.arrived(request.request_id, sampling is not None and not is_greedy(sampling))
 
     def full(self, requests: int) -> bool:
         """Whether nothing is to be scheduled for ``requests`` until a result is in."""

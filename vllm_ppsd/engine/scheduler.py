@@ -67,6 +67,8 @@ class PPSDScheduler(AsyncScheduler):
     def add_request(self, request: Request) -> None:
         is_new = request.request_id not in self.requests
         super().add_request(request)
+        if is_new:
+            self._admission.arrived(request)
         if is_new and self._arrivals is not None:
             self._arrivals.add(request.request_id, request.sampling_params.seed)
         if is_new and request.spec_decode_metrics is not None:

@@ -59,6 +59,9 @@ STEPS = 8
 PRIOR_STEPS = (0.78, 0.72, 0.7, 0.69, 0.68, 0.67, 0.66, 0.65)
 """By step, given that all drafts before were right, before anything was judged."""
 
+PRIOR_SAMPLED_STEPS = (0.56, 0.5, 0.48, 0.47, 0.46, 0.45, 0.44, 0.43)
+"""The same where tokens are sampled, of the head that ships at temperature 1."""
+
 KEPT, MENDED = 0.94, 0.42
 """Of drafts that are drafted again, of the head that ships; see ``Rates``."""
 
@@ -117,19 +120,41 @@ class Rates(msgspec.Struct, frozen=True):
         return known + self.steps[-1:] * (count - len(known))
 
 
+PRIORS = Rates(), Rates(PRIOR_SAMPLED_STEPS, PRIOR_SAMPLED_STEPS[REENTRY - 1])
+"""Of greedy requests, and of those whose tokens are sampled."""
+
+
 class StepBook:
-    """Learns acceptance by step: its shape over all requests, its level of each.
+    """Learns acceptance by step: its shape over all requests of a kind, its level of each.
 
-    A draft is judged only if all before it in its lane were right, so what is learned is given
-    that they were.
-
-    Attributes:
-        overall: the rates over all requests.
+    Greedy and sampled requests are two kinds: what is sampled is harder to guess. A draft is
+    judged only if all before it in its lane were right, so what is learned is given that they
+    were.
     """
 
     def __init__(self) -> None:
-        self.overall = Rates()
+        self._overall = list(PRIORS)
+        self._sampled: set[str] = set()
         self._levels: dict[str, float] = {}
+
+    @property
+    def overall(self) -> Rates:
+        """The rates over all greedy requests."""
+        return self._overall[False]
+
+    @overall.setter
+    def overall(self, rates: Rates) -> None:
+        self._overall[False] = rates
+
+    def arrived(self, request_id: str, sampled: bool) -> None:
+        """A request has come; without this it is taken to be greedy.
+
+        Args:
+            request_id: the engine's id of the request.
+            sampled: whether its tokens are sampled.
+        """
+        if sampled:
+            self._sampled.add(request_id)
 
     def judged(self, request_id: str, steps: Sequence[int], accepted: int, reentry: bool) -> None:
         """Learn what became of a request's drafts, up to the first miss.
@@ -158,23 +183,24 @@ class StepBook:
             kept: of the right drafts, whether they came out the same.
             mended: of the wrong ones, whether they came out right.
         """
-        overall = self.overall
         for known, name in ((kept, "kept"), (mended, "mended")):
             for one in known:
-                rate: float = getattr(overall, name)
+                rate: float = getattr(self.overall, name)
                 rate = bounded(rate + (one - rate) / SHAPE_MEMORY)
-                overall = msgspec.structs.replace(overall, **{name: rate})
-        self.overall = overall
+                self._overall = [
+                    msgspec.structs.replace(overall, **{name: rate}) for overall in self._overall
+                ]
 
     def rates(self, request_id: str) -> Rates:
         """Return the recent acceptance rates of a request."""
         level = self._levels.get(request_id, 0.0)
+        overall = self._overall[request_id in self._sampled]
         if not level:
-            return self.overall
+            return overall
         return msgspec.structs.replace(
-            self.overall,
-            steps=tuple(bounded(step + level) for step in self.overall.steps),
-            reentry=bounded(self.overall.reentry + level),
+            overall,
+            steps=tuple(bounded(step + level) for step in overall.steps),
+            reentry=bounded(overall.reentry + level),
         )
 
     def decay_to_prior(self, request_ids: Sequence[str], doubt: int) -> None:
@@ -184,29 +210,30 @@ class StepBook:
             request_ids: the engine's ids of the requests.
             doubt: ticks after which the rates are mostly back at the prior.
         """
-        if not request_ids:
-            return
         for request_id in request_ids:
             self._levels[request_id] = self._levels.get(request_id, 0.0) * (1 - 1 / doubt)
-        prior = Rates()
-        self.overall = msgspec.structs.replace(
-            self.overall,
-            steps=tuple(
-                rate + (before - rate) / doubt
-                for rate, before in zip(self.overall.steps, prior.steps, strict=True)
-            ),
-            reentry=self.overall.reentry + (prior.reentry - self.overall.reentry) / doubt,
-        )
+        for kind in {request_id in self._sampled for request_id in request_ids}:
+            overall, prior = self._overall[kind], PRIORS[kind]
+            self._overall[kind] = msgspec.structs.replace(
+                overall,
+                steps=tuple(
+                    rate + (before - rate) / doubt
+                    for rate, before in zip(overall.steps, prior.steps, strict=True)
+                ),
+                reentry=overall.reentry + (prior.reentry - overall.reentry) / doubt,
+            )
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
         self._levels.pop(request_id, None)
+        self._sampled.discard(request_id)
 
     def __len__(self) -> int:
         return len(self._levels)
 
     def _learn(self, request_id: str, step: int, reentry: bool, hit: bool) -> None:
-        overall = self.overall
+        kind = request_id in self._sampled
+        overall = self._overall[kind]
         known = overall.reentry if reentry else overall.steps[step - 1]
         level = self._levels.get(request_id, 0.0)
         self._levels[request_id] = level + (hit - bounded(known + level)) / MEMORY
@@ -219,7 +246,7 @@ class StepBook:
         )
         own = 1.0 if reentry else SHARED if step > 1 else 0.0
         reentering = bounded(overall.reentry + change * own)
-        self.overall = msgspec.structs.replace(overall, steps=steps, reentry=reentering)
+        self._overall[kind] = msgspec.structs.replace(overall, steps=steps, reentry=reentering)
 
 
 def bounded(value: float) -> float:

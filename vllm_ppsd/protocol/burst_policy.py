@@ -23,6 +23,10 @@ BETTER = 1.02
 TRIED = 0.85
 """Of what the best plan promises, what one must promise whose kind has never run."""
 
+TRIED_AGAIN = 0.7
+"""The same of one whose kind has not run for long: times have changed meanwhile that only it would
+have shown."""
+
 PATIENCE = 64
 """Times that a request is asked about between two looks at its plan, unless the number of requests
 has changed: a lone one about twice a tick."""
@@ -146,6 +150,13 @@ class BurstPolicy:
         self._said = self._words, now
         return self._words
 
+    def _doubt(self, plan: BurstPlan) -> float:
+        """Return what share of the best plan's yield lets a plan be tried; infinite if none."""
+        follows = plan.depth > 0
+        if not self._yields.is_known(follows):
+            return TRIED
+        return math.inf if self._yields.is_fresh(follows) else TRIED_AGAIN
+
     def _is_due(self, request_id: str, waits: bool) -> bool:
         """Whether a look at a request's plan is due; where stages wait for it, for long."""
         look = self._looks.get(request_id, NEVER)
@@ -181,10 +192,12 @@ class BurstPolicy:
             best = before
         tried = None
         if requests == 1 and before is not None:
-            if self._yields.is_known(before.depth > 0):
+            if self._yields.is_fresh(before.depth > 0):
                 # The other kind runs for a window, if it promises about as much.
-                untried = [plan for plan in drafting if not self._yields.is_known(plan.depth > 0)]
-                tried = next((plan for plan in untried if worth(plan) > TRIED * worth(best)), None)
+                tried = next(
+                    (plan for plan in drafting if worth(plan) > self._doubt(plan) * worth(best)),
+                    None,
+                )
             elif before != PLAIN and self._yields.is_known(before.depth == 0):
                 tried = before
         best = tried or best

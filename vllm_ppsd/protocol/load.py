@@ -87,6 +87,9 @@ class Admitting(Protocol):
             waits: whether stages wait for this.
         """
 
+    def arrived(self, request_id: str, sampled: bool) -> None:
+        """A request has come, whose tokens are sampled or the most probable ones."""
+
     def plan(self, request_id: str) -> BurstPlan:
         """Return how a request drafts, where it may."""
 
@@ -147,6 +150,9 @@ class FixedDepth:
         self._max_drafts = max_drafts
 
     def choose(self, request_ids: Sequence[str], waits: bool = False) -> None:
+        """All have the same plan."""
+
+    def arrived(self, request_id: str, sampled: bool) -> None:
         """All have the same plan."""
 
     def plan(self, request_id: str) -> BurstPlan:

@@ -64,6 +64,10 @@ class PlannedLoad:
         self._policy, self.costs = policy, costs
         self._plans: dict[str, BurstPlan] = {}
 
+    def arrived(self, request_id: str, sampled: bool) -> None:
+        """A request has come, whose tokens are sampled or the most probable ones."""
+        self._policy.acceptance.arrived(request_id, sampled)
+
     def plan(self, request_id: str) -> BurstPlan:
         """Return the plan of a request; a new one has that of another until the next tick."""
         if request_id not in self._plans:

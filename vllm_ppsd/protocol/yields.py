@@ -10,6 +10,9 @@ from __future__ import annotations
 MEMORY = 4
 """Windows after which a factor has forgotten most of what was before."""
 
+STALE = 12
+"""Windows of one kind after which what is known of the other is doubted."""
+
 LEAST = 24
 """Tokens that a window needs to say anything."""
 
@@ -19,6 +22,7 @@ class YieldBook:
 
     def __init__(self) -> None:
         self._factors: dict[bool, tuple[int, float]] = {}
+        self._ages: dict[bool, int] = {}
         self._since: float | None = None
         self._now = 0.0
         self._tokens = 0
@@ -50,13 +54,18 @@ class YieldBook:
         if self._since is not None and self._tokens >= LEAST:
             ratio = self._tokens / (self._now - self._since) / expected
             windows, factor = self._factors.get(follows, (0, 1.0))
-            windows = min(windows + 1, MEMORY)
+            windows = min(windows + 1, MEMORY) if self.is_fresh(follows) else 1
             self._factors[follows] = windows, factor + (ratio - factor) / windows
+            self._ages = {follows: 0, not follows: self._ages.get(not follows, 0) + 1}
             self.begin()
 
     def is_known(self, follows: bool) -> bool:
         """Whether a plan of this kind has run for a window."""
         return follows in self._factors
+
+    def is_fresh(self, follows: bool) -> bool:
+        """Whether a plan of this kind has run for a window, not long ago."""
+        return self.is_known(follows) and self._ages[follows] < STALE
 
     def factor(self, follows: bool) -> float:
         """Return what plans of a kind yield, in expected yields.
