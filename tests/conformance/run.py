@@ -83,7 +83,7 @@ def _run(
 def _environment(cache: Path, paths: Sequence[Path]) -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(map(str, [TESTS, *paths])),
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # as PPSD sets it
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # as on CPUs
         # A model that has no stand-in is not there, whatever this machine has.
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(cache / "hub"),
