@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.distributed.parallel_state import get_pp_group
-from vllm.forward_context import override_forward_context, set_forward_context
+from vllm.forward_context import override_forward_context
 
 from vllm_ppsd.drafter.interface import Wanted
 from vllm_ppsd.protocol import Lane
+from vllm_ppsd.runner.base import BasePort
 from vllm_ppsd.runner.drafting import Layout, draft_context
 from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
 from vllm_ppsd.sampling.bursts import BurstSampler
@@ -21,25 +22,8 @@ from vllm_ppsd.sampling.sampler import CoupledSampler
 from vllm_ppsd.sampling.seeds import SeedBook
 
 
-class V1Port:
-    """``RunnerPort`` over vLLM's V1 model runner.
-
-    Args:
-        runner: vLLM's model runner.
-    """
-
-    def __init__(self, runner: Any) -> None:
-        self._runner = runner
-        self.vllm_config = runner.vllm_config
-        self.device = runner.device
-
-    def model(self) -> Any:
-        return self._runner.get_model()
-
-    def empty_states(self, tokens: int) -> Any:
-        return self._runner.model.make_empty_intermediate_tensors(
-            batch_size=tokens, dtype=self._runner.model_config.dtype, device=self.device
-        )
+class V1Port(BasePort):
+    """``RunnerPort`` over vLLM's V1 model runner; arguments as ``BasePort``."""
 
     def prompt_token_ids(self, request_id: str) -> Sequence[int]:
         tokens: list[int] = self._runner.requests[request_id].prompt_token_ids
@@ -51,11 +35,6 @@ class V1Port:
     def within(self, batch: Batch) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = override_forward_context(batch.forward_context)
         return context
-
-    @contextmanager
-    def warm_up_context(self, tokens: int) -> Iterator[None]:
-        with torch.inference_mode(), set_forward_context(None, self.vllm_config, num_tokens=tokens):
-            yield
 
     def draft_context(
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1

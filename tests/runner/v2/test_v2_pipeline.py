@@ -20,20 +20,6 @@ A, B = Lane("a", 3, 4, drafted=1, behind=2), Lane("b", 3, 5, length=3, drafted=2
 SLOTS = {"a": 6, "b": 2}
 
 
-class Computed:
-    """A tensor of the device, written in steps."""
-
-    def __init__(self) -> None:
-        self.written: dict[int, int] = {}
-        self.applied = 0
-
-    def stage_write_elem(self, slot: int, value: int) -> None:
-        self.written[slot] = value
-
-    def apply_write(self) -> None:
-        self.applied += 1
-
-
 class Runner:
     """Takes the place of vLLM's V2 runner: calls in its order what the mixin overrides."""
 
@@ -45,7 +31,7 @@ class Runner:
         self.device = torch.device("cpu")
         self.req_states = SimpleNamespace(
             req_id_to_index=SLOTS,
-            num_computed_tokens=Computed(),
+            num_computed_tokens=SimpleNamespace(gpu=torch.zeros(8, dtype=torch.int32)),
             prefill_len=SimpleNamespace(np=np.full(8, 3)),
             draft_tokens=torch.zeros(8, 0, dtype=torch.int64),
             max_num_reqs=8,
@@ -175,8 +161,7 @@ def test_lanes_stand_where_the_tick_says_and_embed_what_stage_0_drafted():
     first = runner(stage := Stage())
     assert first.execute_model(step(A, B)) == "states"
     assert first.did == [{"b": [-1, -1]}, [4, 5]], "rows that sample, and positions"
-    computed = first.req_states.num_computed_tokens
-    assert (computed.written, computed.applied) == ({6: 4, 2: 5}, 1)
+    assert first.req_states.num_computed_tokens.gpu.tolist() == [0, 0, 5, 0, 0, 0, 4, 0]
     assert first.batch.input_ids.tolist() == [9, 20, 21, 4]
     batch = stage.calls[0]
     assert batch.lanes == (B, A)

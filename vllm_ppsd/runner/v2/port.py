@@ -8,7 +8,7 @@ step of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
 from vllm_ppsd.drafter.interface import Wanted
 from vllm_ppsd.protocol import Lane
+from vllm_ppsd.runner.base import BasePort
 from vllm_ppsd.runner.drafting import Layout, draft_context
 from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
 from vllm_ppsd.runner.v2.sampler import LaneSampler
 from vllm_ppsd.sampling.seeds import SeedBook
 
 
-class V2PipelinePort:
+class V2PipelinePort(BasePort):
     """``RunnerPort`` over vLLM's V2 model runner, and what the mixin does to the runner besides.
 
     Args:
@@ -33,19 +34,9 @@ class V2PipelinePort:
     """
 
     def __init__(self, runner: Any) -> None:
-        self._runner = runner
-        self.vllm_config = runner.vllm_config
-        self.device = runner.device
+        super().__init__(runner)
         self._requests: dict[str, Any] = {}
         self._rows: Sequence[str] = ()
-
-    def model(self) -> Any:
-        return self._runner.get_model()
-
-    def empty_states(self, tokens: int) -> Any:
-        return self._runner.model.make_empty_intermediate_tensors(
-            batch_size=tokens, dtype=self._runner.model_config.dtype, device=self.device
-        )
 
     def prompt_token_ids(self, request_id: str) -> Sequence[int]:
         tokens: list[int] = self._requests[request_id].prompt_token_ids
@@ -64,11 +55,6 @@ class V2PipelinePort:
             slot_mapping=state.slot_mappings_by_layer,
         )
         return context
-
-    @contextmanager
-    def warm_up_context(self, tokens: int) -> Iterator[None]:
-        with torch.inference_mode(), set_forward_context(None, self.vllm_config, num_tokens=tokens):
-            yield
 
     def draft_context(
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
@@ -133,10 +119,13 @@ class V2PipelinePort:
 
     def place(self, request_ids: Sequence[str], positions: Sequence[int]) -> None:
         """Let requests go on from these positions."""
-        computed = self._runner.req_states.num_computed_tokens
-        for request_id, position in zip(request_ids, positions, strict=True):
-            computed.stage_write_elem(self._slot(request_id), position)
-        computed.apply_write()
+        if not request_ids:
+            return
+        computed = self._runner.req_states.num_computed_tokens.gpu
+        slots = self._on_device([self._slot(request_id) for request_id in request_ids])
+        # Not by a staged write: vLLM has buffers for one of a kind in a step.
+        written = async_tensor_h2d(list(positions), device=self.device, dtype=computed.dtype)
+        computed.index_copy_(0, slots, written)
 
     def lay_out(self, request_ids: Sequence[str]) -> None:
         """Note the rows of a tick, whose blocks the device knows."""
