@@ -200,6 +200,8 @@ class BurstPolicy:
                 )
             elif before != PLAIN and self._yields.is_known(before.depth == 0):
                 tried = before
+        if tried is not None and worth(tried) < worth(PLAIN):
+            tried = None  # plain decoding would take its place, and the best one's
         best = tried or best
         margin = 1.0 if requests == 1 else self._margin
         if before is not None:
