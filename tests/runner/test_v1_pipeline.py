@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.fake_stage import FakeStage
 from vllm.v1.outputs import ModelRunnerOutput
 
 from vllm_ppsd.protocol import Lane, Tick, Verdict
@@ -74,55 +74,13 @@ class Mixed(PPSDRunnerMixin, Runner):
     pass
 
 
-class Stage:
-    """Remembers what it is called with."""
-
-    def __init__(self, samples: bool, stale: set[str] = frozenset()) -> None:
-        self.samples, self.stale, self.calls = samples, stale, []
-
-    def enter(self, tick: Tick) -> Tick:
-        return tick
-
-    def begin(self, tick: Tick) -> bool:
-        return not tick.lanes or len(self.stale) < len(tick.lanes)
-
-    def inputs(self, tick: Tick) -> Any:
-        return None if self.samples else {lane.request_id: [lane.position] for lane in tick.lanes}
-
-    def entering(self, tick: Tick, rows: Any) -> Any:
-        self.calls.append(list(rows))
-        return {lane.request_id: [20] * lane.drafted for lane in tick.reentries}
-
-    def discards(self, lane: Lane) -> bool:
-        return lane.request_id in self.stale
-
-    def run(self, batch: Any, layers: Any) -> Any:
-        self.calls.append(batch)
-        return None if self.stale and not self.samples else layers()
-
-    def after_execute(self) -> None:
-        self.calls.append("executed")
-
-    def after_send(self, batch: Any, states: Any) -> None:
-        self.calls.append(("sent", states))
-
-    @contextmanager
-    def sampling(self, batch: Any) -> Any:
-        self.calls.append("sampling")
-        yield
-
-    def judge(self, tick: Tick, sampled: Any) -> Verdict:
-        self.calls.append(dict(sampled))
-        return Verdict(tick.number)
-
-
 @pytest.fixture(autouse=True)
 def no_vllm_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(v1_pipeline, "get_forward_context", lambda: "context")
     monkeypatch.setattr(v1, "get_pp_group", lambda: SimpleNamespace(is_first_rank=True))
 
 
-def runner(stage: Stage) -> Any:
+def runner(stage: FakeStage) -> Any:
     mixed: Any = Mixed()
     mixed.make_port()
     mixed.ppsd_stage = stage
@@ -146,7 +104,7 @@ A, B = Lane("a", 3, 4, drafted=1, behind=2), Lane("b", 3, 5)
 
 
 def test_a_stage_gets_the_lanes_in_the_order_of_the_rows():
-    first = runner(stage := Stage(samples=False))
+    first = runner(stage := FakeStage(samples=False))
     assert first.execute_model(step(A, B)) == "states"
     assert first.sent_inputs == [[4], [9]], "the draft is filled in, the known token stays"
     batch = stage.calls[0]
@@ -158,21 +116,21 @@ def test_a_stage_gets_the_lanes_in_the_order_of_the_rows():
 
 
 def test_a_tick_that_need_not_run_sends_zeros():
-    first = runner(stage := Stage(samples=False, stale={"a"}))
+    first = runner(stage := FakeStage(samples=False, stale={"a"}))
     assert first.execute_model(step(A, B)) == ("zeros", 2)
     first.after_send()
     assert stage.calls[-1] == ("sent", None)
 
 
 def test_an_empty_step_reaches_no_stage():
-    first = runner(stage := Stage(samples=False))
+    first = runner(stage := FakeStage(samples=False))
     assert first.execute_model(step()) == "empty"
     first.after_send()
     assert stage.calls == []
 
 
 def test_the_last_stage_samples_and_judges():
-    last = runner(stage := Stage(samples=True, stale={"b"}))
+    last = runner(stage := FakeStage(samples=True, stale={"b"}))
     last.execute_model(step(A, B))
     assert last.discard_request_mask.np.tolist() == [True, False]
     output = last.sample_tokens(None)
@@ -181,7 +139,7 @@ def test_the_last_stage_samples_and_judges():
 
 
 def test_a_tick_of_stale_lanes_is_taken_in_and_not_run():
-    last = runner(stage := Stage(samples=True, stale={"a", "b"}))
+    last = runner(stage := FakeStage(samples=True, stale={"a", "b"}))
     received: list[str] = []
     states = SimpleNamespace(wait_for_comm=lambda: received.append("states"))
     assert last.execute_model(step(A, B), states) is None
@@ -196,7 +154,7 @@ ROOT = Lane("a", 3, 3, length=3, drafted=2, samples=3, after=1)
 
 
 def test_what_enters_behind_a_root_is_written_before_the_inputs_are_laid_out():
-    first = runner(stage := Stage(samples=False))
+    first = runner(stage := FakeStage(samples=False))
     tick = step(ROOT, B)
     tick.scheduled_cached_reqs.new_token_ids = [[9], [9]]
     first.execute_model(tick)
@@ -210,7 +168,7 @@ def test_what_enters_behind_a_root_is_written_before_the_inputs_are_laid_out():
 
 
 def test_the_last_stage_samples_every_row_of_a_lane():
-    last = runner(stage := Stage(samples=True))
+    last = runner(stage := FakeStage(samples=True))
     last.query_start_loc = SimpleNamespace(np=np.array([0, 1, 4]))
     last.lora_config = None
     stage.entering = lambda tick, rows: {}

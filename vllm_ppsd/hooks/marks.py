@@ -49,9 +49,13 @@ def hide(vllm_config: Any) -> Any:
     The copy remembers what it hides: how many steps are in flight is known by it.
     """
     plain = copy.copy(vllm_config)
-    plain.speculative_config = None
-    plain.ppsd_hidden = vllm_config.speculative_config
+    hide_within(plain)
     return plain
+
+
+def hide_within(vllm_config: Any) -> None:
+    """As ``hide``, of a config that nobody else has."""
+    vllm_config.ppsd_hidden, vllm_config.speculative_config = vllm_config.speculative_config, None
 
 
 def pipelined_config(vllm_config: Any) -> Any | None:

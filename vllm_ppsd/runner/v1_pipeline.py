@@ -1,4 +1,4 @@
-"""Where vLLM's V1 model runner calls a pipeline stage, for CPU and CUDA runners alike.
+"""Where vLLM's V1 model runner calls a pipeline stage.
 
 The mixin overrides the points of vLLM's tick at which a stage has something to do, and holds no
 rule: the stage decides, by the tick that the scheduler made.
@@ -8,35 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from vllm.forward_context import get_forward_context
 
-from vllm_ppsd.engine.output import PPSDModelRunnerOutput, without_tokens
-from vllm_ppsd.protocol import Lane, Tick
+from vllm_ppsd.runner.base import BaseMixin, Step
 from vllm_ppsd.runner.port import Batch
 from vllm_ppsd.runner.v1 import V1PipelinePort
 
-if TYPE_CHECKING:
-    from vllm_ppsd.worker.stage import Stage
-
 
 @dataclass
-class _Step:
-    """A tick on its way through vLLM's methods, which hand nothing on to each other."""
+class _Step(Step):
+    """With where lanes end."""
 
-    tick: Tick
-    lanes: tuple[Lane, ...] = ()
     last: torch.Tensor | None = None
-    batch: Batch | None = None
-    states: Any = None
 
 
-class PPSDRunnerMixin:
+class PPSDRunnerMixin(BaseMixin):
     """Calls the stage, which the worker sets, at the points of vLLM's tick that concern it."""
 
-    ppsd_stage: Stage
     _port: V1PipelinePort
     _step: _Step
 
@@ -44,15 +35,6 @@ class PPSDRunnerMixin:
         """Return what the stage may ask of this runner."""
         self._port = V1PipelinePort(self)
         return self._port
-
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
-        super().load_model(*args, **kwargs)  # type: ignore[misc]
-        self.ppsd_stage.load()
-
-    def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
-        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
-        self.ppsd_stage.warm_up(num_tokens)
-        return output
 
     def execute_model(self, scheduler_output: Any, intermediate_tensors: Any = None) -> Any:
         self._port.allocate_intermediate_tensors()
@@ -68,27 +50,16 @@ class PPSDRunnerMixin:
             self.ppsd_stage.after_execute()
         return output
 
-    def after_send(self) -> None:
-        """Called by the worker when what the layers made is on its way to the next stage."""
-        step = self._step
-        if step.batch is not None:
-            self.ppsd_stage.after_send(step.batch, step.states)
-        # Nothing of a tick is kept until the next one: its states may be a prompt's.
-        step.states = None
-
     def sample_tokens(self, grammar_output: Any) -> Any:
         sample = partial(super().sample_tokens, grammar_output)  # type: ignore[misc]
-        step, stage = self._step, self.ppsd_stage
-        if not stage.samples or not step.tick.lanes:
+        if not self.ppsd_stage.samples or not self._step.tick.lanes:
             return sample()
-        with stage.sampling(step.batch):
-            if step.batch is None:
-                output = without_tokens(step.tick)
-            else:
-                with self._port.discarded_generators_parked():
-                    output = sample()
-            tokens = dict(zip(output.req_ids, output.sampled_token_ids, strict=True))
-            return PPSDModelRunnerOutput.of(output, stage.judge(step.tick, tokens))
+
+        def parked() -> Any:
+            with self._port.discarded_generators_parked():
+                return sample()
+
+        return self._judged(parked)
 
     def _update_states(self, scheduler_output: Any) -> Any:
         inputs = self.ppsd_stage.inputs(self._step.tick)
@@ -106,8 +77,7 @@ class PPSDRunnerMixin:
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         step, stage, rows = self._step, self.ppsd_stage, self._port.request_ids()
-        lanes = {lane.request_id: lane for lane in step.tick.lanes}
-        step.lanes = tuple(lanes[request_id] for request_id in rows)
+        step.lay_out(rows)
         if step.tick.reentries:
             self._port.commit_blocks()
             for request_id, tokens in stage.entering(step.tick, rows).items():
@@ -125,8 +95,4 @@ class PPSDRunnerMixin:
         assert step.last is not None
         batch = Batch(step.tick, step.lanes, step.last, positions, get_forward_context())
         layers = partial(super()._model_forward, *args, **kwargs)  # type: ignore[misc]
-        step.batch, step.states = batch, self.ppsd_stage.run(batch, layers)
-        if step.states is None:
-            # Whatever would be computed is computed again when the positions re-enter.
-            return self._port.empty_states(positions.shape[-1])
-        return step.states
+        return self._run_stage(batch, layers)

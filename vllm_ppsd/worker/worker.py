@@ -16,6 +16,7 @@ from vllm.utils.network_utils import get_ip, get_loopback_ip
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.config.support import check_runner
 from vllm_ppsd.engine.output import PPSDSchedulerOutput
+from vllm_ppsd.hooks.marks import hide_within
 from vllm_ppsd.lifeline import follow_engine
 from vllm_ppsd.runner.port import RunnerMixin, RunnerPort
 from vllm_ppsd.worker.channels import StageChannels
@@ -53,9 +54,7 @@ class PPSDWorkerMixin:
         self.ppsd_config = config
         follow_engine(envs.VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS)
         # This process's own copy of the config, and its own environment.
-        vllm_config.speculative_config = None
-        # How many steps are in flight is known by it.
-        vllm_config.ppsd_hidden = config
+        hide_within(vllm_config)
         os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, config.layer_partition))
         super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.fake_stage import FakeStage
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import ModelRunnerOutput
 
@@ -100,44 +100,14 @@ class Mixed(V2RunnerMixin, Runner):
     model_config = SimpleNamespace(dtype=torch.float32)
 
 
-class Stage:
-    """Remembers what it is called with."""
-
-    def __init__(self, samples: bool = False, stale: frozenset[str] = frozenset()) -> None:
-        self.samples, self.stale, self.calls = samples, stale, []
-
-    def enter(self, tick: Tick) -> Tick:
-        return tick
+class Stage(FakeStage):
+    """Begins every tick but the last stage's stale ones, and drafts two tokens behind a root."""
 
     def begin(self, tick: Tick) -> bool:
-        return not tick.lanes or not self.samples or len(self.stale) < len(tick.lanes)
-
-    def inputs(self, tick: Tick) -> Any:
-        return None if self.samples else {"a": [4], "b": []}
+        return not self.samples or super().begin(tick)
 
     def entering(self, tick: Tick, rows: Any) -> Any:
         return {lane.request_id: [20, 21] for lane in tick.reentries}
-
-    def discards(self, lane: Lane) -> bool:
-        return lane.request_id in self.stale
-
-    def run(self, batch: Any, layers: Any) -> Any:
-        self.calls.append(batch)
-        return None if self.stale and not self.samples else layers()
-
-    def after_execute(self) -> None:
-        self.calls.append("executed")
-
-    def after_send(self, batch: Any, states: Any) -> None:
-        self.calls.append(("sent", states))
-
-    @contextmanager
-    def sampling(self, batch: Any) -> Any:
-        yield
-
-    def judge(self, tick: Tick, sampled: Any) -> Verdict:
-        self.calls.append(dict(sampled))
-        return Verdict(tick.number)
 
 
 def runner(stage: Stage) -> Any:
@@ -221,7 +191,6 @@ def test_steps_of_vllms_warm_up_pass_by(samples: bool):
     output = SchedulerOutput.make_empty()
     output.num_scheduled_tokens = {"a": 1}
     assert mixed.execute_model(output) == "states"
-    mixed.after_send()
     assert mixed.sample_tokens(None).get_output().req_ids == ["b", "a"]
     assert stage.calls == []
 

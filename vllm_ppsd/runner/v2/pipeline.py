@@ -10,30 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput, without_tokens
+from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.marks import pipelined_config
-from vllm_ppsd.protocol import Lane, Tick
+from vllm_ppsd.runner.base import BaseMixin, Step
 from vllm_ppsd.runner.port import Batch
 from vllm_ppsd.runner.v2.port import V2PipelinePort
 
-if TYPE_CHECKING:
-    from vllm_ppsd.worker.stage import Stage
-
 
 @dataclass
-class _Step:
-    """A tick on its way through vLLM's methods, which hand nothing on to each other."""
+class _Step(Step):
+    """With the tokens of stage 0's lanes, and vLLM's ``InputBatch``."""
 
-    tick: Tick
-    lanes: tuple[Lane, ...] = ()
     tokens: dict[str, list[int]] = field(default_factory=dict)
     inputs: Any = None
-    batch: Batch | None = None
-    states: Any = None
 
 
 class TokensByVerdict:
@@ -64,10 +57,9 @@ class TokensByVerdict:
         return output
 
 
-class V2RunnerMixin:
+class V2RunnerMixin(BaseMixin):
     """Calls the stage, which the worker sets, at the points of vLLM's tick that concern it."""
 
-    ppsd_stage: Stage
     _port: V2PipelinePort
     _step: _Step | None = None
 
@@ -79,15 +71,6 @@ class V2RunnerMixin:
         self._port.make_room(config.longest_burst)
         self.pp_handler = TokensByVerdict()
         return self._port
-
-    def load_model(self, *args: Any, **kwargs: Any) -> None:
-        super().load_model(*args, **kwargs)  # type: ignore[misc]
-        self.ppsd_stage.load()
-
-    def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
-        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
-        self.ppsd_stage.warm_up(num_tokens)
-        return output
 
     def execute_model(
         self, scheduler_output: Any, intermediate_tensors: Any = None, **options: Any
@@ -112,30 +95,20 @@ class V2RunnerMixin:
             stage.after_execute()
         return output
 
-    def after_send(self) -> None:
-        """Called by the worker when what the layers made is on its way to the next stage."""
-        step = self._step
-        if step is None:
-            return
-        if step.batch is not None:
-            self.ppsd_stage.after_send(step.batch, step.states)
-        # Nothing of a tick is kept until the next one: its states may be a prompt's.
-        step.states = None
-
     def sample_tokens(self, grammar_output: Any) -> Any:
         sample = partial(super().sample_tokens, grammar_output)  # type: ignore[misc]
-        step, stage = self._step, self.ppsd_stage
-        if step is None or not stage.samples or not step.tick.lanes:
+        step = self._step
+        if step is None or not self.ppsd_stage.samples or not step.tick.lanes:
             return sample()
-        with stage.sampling(step.batch):
-            output = without_tokens(step.tick)
-            if step.batch is not None:
-                # The one wait for the device: the verdict is what every stage waits for.
-                output = sample().get_output()
-                for row in self._discarded():
-                    output.sampled_token_ids[row] = []
-            tokens = dict(zip(output.req_ids, output.sampled_token_ids, strict=True))
-            return PPSDModelRunnerOutput.of(output, stage.judge(step.tick, tokens))
+
+        def counting() -> Any:
+            # The one wait for the device: the verdict is what every stage waits for.
+            output = sample().get_output()
+            for row in self._discarded():
+                output.sampled_token_ids[row] = []
+            return output
+
+        return self._judged(counting)
 
     def update_requests(self, scheduler_output: Any) -> None:
         step = self._step
@@ -166,8 +139,7 @@ class V2RunnerMixin:
         if step is None:
             return prepare()
         rows = batch_req_state.req_ids
-        lanes = {lane.request_id: lane for lane in step.tick.lanes}
-        step.lanes = tuple(lanes[request_id] for request_id in rows)
+        step.lay_out(rows)
         self._port.lay_out(rows)
         if step.tick.reentries:
             for request_id, tokens in stage.entering(step.tick, rows).items():
@@ -193,11 +165,7 @@ class V2RunnerMixin:
         inputs = step.inputs
         last = inputs.query_start_loc[1 : inputs.num_reqs + 1].to(torch.int64) - 1
         batch = Batch(step.tick, step.lanes, last, inputs.positions, None)
-        step.batch, step.states = batch, self.ppsd_stage.run(batch, layers)
-        if step.states is None:
-            # Whatever would be computed is computed again when the positions re-enter.
-            return self._port.empty_states(len(inputs.positions))
-        return step.states
+        return self._run_stage(batch, layers)
 
     @contextmanager
     def _calling(self, run: Callable[[Callable[[], Any]], Any]) -> Iterator[None]:

@@ -22,7 +22,7 @@ from vllm_ppsd.protocol import Lane
 from vllm_ppsd.runner.base import BasePort
 from vllm_ppsd.runner.drafting import Layout, draft_context
 from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
-from vllm_ppsd.runner.v2.sampler import LaneSampler
+from vllm_ppsd.runner.v2.sampler import LaneSampler, write
 from vllm_ppsd.sampling.seeds import SeedBook
 
 
@@ -119,13 +119,9 @@ class V2PipelinePort(BasePort):
 
     def place(self, request_ids: Sequence[str], positions: Sequence[int]) -> None:
         """Let requests go on from these positions."""
-        if not request_ids:
-            return
-        computed = self._runner.req_states.num_computed_tokens.gpu
-        slots = self._on_device([self._slot(request_id) for request_id in request_ids])
+        slots = [self._slot(request_id) for request_id in request_ids]
         # Not by a staged write: vLLM has buffers for one of a kind in a step.
-        written = async_tensor_h2d(list(positions), device=self.device, dtype=computed.dtype)
-        computed.index_copy_(0, slots, written)
+        write(self._runner.req_states.num_computed_tokens.gpu, slots, positions)
 
     def lay_out(self, request_ids: Sequence[str]) -> None:
         """Note the rows of a tick, whose blocks the device knows."""
@@ -149,9 +145,7 @@ class V2PipelinePort(BasePort):
                 start = int(batch.query_start_loc_np[row])
                 places += range(start, start + len(mine))
                 values += mine
-        if places:
-            written = async_tensor_h2d(values, device=self.device, dtype=batch.input_ids.dtype)
-            batch.input_ids.index_copy_(0, self._on_device(places), written)
+        write(batch.input_ids, places, values)
 
     def without(self, idx_mapping: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """Return the slots of a batch with some rows marked: what is sampled there leaves no

@@ -63,10 +63,15 @@ class LaneSampler:
             end = int(input_batch.query_start_loc_np[row + 1])
             places += range(end - len(mine), end)
             tokens += mine
-        ids = input_batch.input_ids
-        if places:
-            where = async_tensor_h2d(places, device=ids.device, dtype=torch.int64)
-            ids.index_copy_(0, where, async_tensor_h2d(tokens, device=ids.device, dtype=ids.dtype))
+        write(input_batch.input_ids, places, tokens)
+
+
+def write(target: torch.Tensor, places: Sequence[int], values: Sequence[int]) -> None:
+    """Write integers to places of a vector on the device, without waiting for it."""
+    if places:
+        where = async_tensor_h2d(list(places), device=target.device, dtype=torch.int64)
+        what = async_tensor_h2d(list(values), device=target.device, dtype=target.dtype)
+        target.index_copy_(0, where, what)
 
 
 def accepted(
