@@ -205,3 +205,14 @@ def test_an_aborted_requests_name_starts_anew(make):
     scheduler.finish_requests("a", RequestStatus.FINISHED_ABORTED)
     add(scheduler, "a")
     assert lengths(scheduler.schedule()) == [(0, 2, 0, 1)]
+
+
+def test_a_sampled_request_with_the_name_of_another_has_rates_of_its_kind(make):
+    scheduler = make()
+    add(scheduler, "a", temperature=0.0)
+    scheduler.schedule()
+    scheduler.finish_requests("a", RequestStatus.FINISHED_ABORTED)
+    add(scheduler, "a", temperature=1.0)
+    scheduler.schedule()
+    book = scheduler._admission._policy._policy.acceptance
+    assert book.rates("a") != book.rates("a greedy one")

@@ -79,7 +79,8 @@ class Admission:
         self._last_result: float | None = None
 
     def arrived(self, request: Request) -> None:
-        """A request has come."""
+        """A request has come; what is remembered of another of its name is dropped."""
+        self._forget(request.request_id)
         sampling = request.sampling_params
         self._policy.arrived(request.request_id, sampling is not None and not is_greedy(sampling))
 
@@ -138,12 +139,11 @@ class Admission:
             admitted: what was decided for it.
             lanes: of the tick.
             plans: of its requests.
-            left: requests that have left the engine.
+            left: requests that have left the engine, and are not back.
         """
         self._in_flight += bool(lanes)
         for request_id in left:
-            self._drafted.pop(request_id, None)
-            self._policy.forget(request_id)
+            self._forget(request_id)
         if self._in_flight == len(lanes) == 1 and lanes[0].is_root and lanes[0].samples:
             self._alone = lanes[0].tick, time.monotonic(), lanes[0]
         entered = {lane.request_id for lane in lanes}
@@ -178,6 +178,10 @@ class Admission:
     def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
         self._policy.judged(lane, outcome, time.monotonic())
+
+    def _forget(self, request_id: str) -> None:
+        self._drafted.pop(request_id, None)
+        self._policy.forget(request_id)
 
     def _learn_parts(
         self, costs: PartCosts, tick: Tick, output: ModelRunnerOutput, now: float

@@ -93,15 +93,16 @@ class PPSDScheduler(AsyncScheduler):
         scheduler_output = super().schedule(*args, **kwargs)
         lanes = [self._lane(*lane) for lane in _lanes_of(scheduler_output)]
         left = scheduler_output.finished_req_ids
+        # A name may be in use again.
+        gone = left - self.requests.keys()
         seeds: dict[str, int] = {}
         if self._arrivals is not None:
             seeds = self._arrivals.of(new.req_id for new in scheduler_output.scheduled_new_reqs)
-            # A name may be in use again.
-            self._arrivals.forget(left - self.requests.keys())
+            self._arrivals.forget(gone)
         plans = {
             lane.request_id: self._admission.plan(self.requests[lane.request_id]) for lane in lanes
         }
-        no_draft = self._admission.sent(admitted, lanes, plans, left)
+        no_draft = self._admission.sent(admitted, lanes, plans, gone)
         shapes = {
             lane.request_id: Shape(
                 length=max(1, min(plans[lane.request_id].following, self._room(lane)))
