@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import runners
 from support.heads import with_steps, write_lens
 from support.tiny import make_tiny_model
 from transformers import GPT2Config
@@ -182,6 +183,14 @@ def test_weights_are_read_from_the_files_that_heads_are_made_for(tiny_llama: Pat
         engine(tiny_llama, speculative_config=ppsd, load_format="mistral"), "--load-format mistral"
     )
     assert engine(tiny_llama).create_engine_config().load_config.load_format == "auto"
+
+
+@pytest.mark.parametrize(
+    "name", ["return_sampling_mask", "enable_trace_replay", "enable_batch_sharded_sampling"]
+)
+def test_what_counts_rows_of_logits_by_requests_is_refused(tiny_llama: Path, name: str):
+    options = {"speculative_config": {"method": "ppsd"}, name: True}
+    refused(engine(tiny_llama, **options), f"--{name.replace('_', '-')} expects one row of logits")
 
 
 def test_the_target_is_looked_for_where_vllm_puts_it(tiny_llama: Path, monkeypatch):
@@ -368,15 +377,24 @@ def test_the_head_in_the_model_folder_must_be_whole(tiny_llama: Path, tmp_path: 
     refused(engine(broken, speculative_config={"method": "ppsd"}), "num_layres")
 
 
-def test_how_sampled_drafts_are_made_depends_on_the_place(tiny_llama: Path):
+def test_how_sampled_drafts_are_made_depends_on_the_place(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+):
     ppsd = {"method": "ppsd"}
     assert config_of(engine(tiny_llama, speculative_config=ppsd)).draft_sampling == "coupled"
     one = engine(tiny_llama, 1, speculative_config=ppsd).create_engine_config()
     assert one.speculative_config.draft_sampling == "probabilistic"
     options = ppsd | {"draft_sampling": "coupled"}
-    refused(engine(tiny_llama, 1, speculative_config=options), "coupled' is for a pipeline")
+    refused(engine(tiny_llama, 1, speculative_config=options), "coupled' works not with vLLM's V1")
     options = ppsd | {"draft_sampling": "probabilistic"}
-    refused(engine(tiny_llama, speculative_config=options), "probabilistic' is for one device")
+    refused(engine(tiny_llama, speculative_config=options), "probabilistic' works with vLLM's V1")
+    runners.use(monkeypatch, "V2")
+    one = engine(tiny_llama, 1, speculative_config=ppsd).create_engine_config()
+    assert one.speculative_config.draft_sampling == "coupled"
+    refused(
+        engine(tiny_llama, 1, speculative_config=options), "probabilistic' works with vLLM's V1"
+    )
+    runners.use(monkeypatch, "V1")
     for how in ("greedy", "coupled"):
         options = ppsd | {"draft_sampling": how}
         config = config_of(engine(tiny_llama, speculative_config=options))

@@ -13,7 +13,7 @@ from vllm.platforms import current_platform
 from vllm.triton_utils import importing
 
 from vllm_ppsd.config import support
-from vllm_ppsd.config.entry import WORKER_CLS
+from vllm_ppsd.config.entry import ONE_DEVICE_WORKER_CLS, WORKER_CLS
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.support import check_runner
 from vllm_ppsd.plugin import register
@@ -40,32 +40,26 @@ V2 = [(None, True), ("1", True)]
 V1 = [(None, False), ("0", False), ("0", True)]
 
 
-@pytest.mark.parametrize(("variable", "triton"), V2)
-def test_v2_on_one_device_is_refused_with_the_remedy(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, triton: bool
-):
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", variable)
-    monkeypatch.setattr(importing, "HAS_TRITON", triton)
-    with pytest.raises(PPSDConfigError, match=r"V2 model runner .* set VLLM_USE_V2_MODEL_RUNNER=0"):
-        configure(tiny_llama, 1)
-
-
+@pytest.mark.parametrize(("stages", "workers"), [(1, ONE_DEVICE_WORKER_CLS), (2, WORKER_CLS)])
 @pytest.mark.parametrize(("variable", "triton"), [*V1, *V2])
-def test_a_pipeline_runs_on_the_runner_that_vllm_uses(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, triton: bool
+def test_ppsd_runs_on_the_runner_that_vllm_uses(
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    triton: bool,
+    stages: int,
+    workers: dict[tuple[str, bool], str],
 ):
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
     if variable is not None:
         monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", variable)
     monkeypatch.setattr(importing, "HAS_TRITON", triton)
     monkeypatch.setattr(vllm.config.vllm, "HAS_TRITON", triton)
-    config = configure(tiny_llama, 2)
+    config = configure(tiny_llama, stages)
     is_v2 = (variable, triton) in V2
     assert config.use_v2_model_runner == is_v2
-    assert config.parallel_config.worker_cls == WORKER_CLS["cpu", is_v2]
-    check_runner(config)
+    assert config.parallel_config.worker_cls == workers["cpu", is_v2]
+    check_runner(config, is_v2)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +71,18 @@ def test_an_option_that_v2_does_not_support_is_refused(
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: cuda)
     with pytest.raises(PPSDConfigError, match=remedy):
-        check_runner(SimpleNamespace(use_v2_model_runner=False))
+        check_runner(SimpleNamespace(use_v2_model_runner=False), expects_v2=True)
 
 
-def test_v1_in_a_pipeline_on_cuda_is_refused(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("there", [False, True])
+def test_a_node_with_another_runner_is_refused(monkeypatch: pytest.MonkeyPatch, there: bool):
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(not there)))
+    with pytest.raises(PPSDConfigError, match="VLLM_USE_V2_MODEL_RUNNER to the same value on all"):
+        check_runner(SimpleNamespace(use_v2_model_runner=not there), expects_v2=there)
+
+
+def test_v1_on_cuda_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
-    (reason,) = support._platform_reasons(SimpleNamespace(pipeline_parallel_size=2))
-    assert "on CUDA a pipeline needs vLLM's V2 model runner" in reason
+    (reason,) = support._platform_reasons()
+    assert "on CUDA, PPSD needs vLLM's V2 model runner" in reason

@@ -21,16 +21,20 @@ DRAFTS = 3
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"),
+    ("family", "kind", "runner"),
     [
-        ("llama", "transformer"),
-        ("llama", "steps"),
-        ("qwen2", "lens"),
-        pytest.param("qwen3", "transformer", marks=pytest.mark.long),
-        pytest.param("phi3", "transformer", marks=pytest.mark.long),
+        ("llama", "transformer", "V1"),
+        ("llama", "steps", "V1"),
+        ("qwen2", "lens", "V1"),
+        pytest.param("qwen3", "transformer", "V1", marks=pytest.mark.long),
+        pytest.param("phi3", "transformer", "V1", marks=pytest.mark.long),
+        ("llama", "steps", "V2"),
+        pytest.param("llama", "transformer", "V2", marks=pytest.mark.long),
+        pytest.param("qwen2", "lens", "V2", marks=pytest.mark.long),
     ],
+    indirect=["runner"],
 )
-def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str):
+def test_output_is_that_of_plain_decoding(tmp_path: Path, family: str, kind: str, runner: str):
     model = make_tiny_model(tmp_path / family, family)
     reference = Reference(model)
     expected = [reference.greedy(prompt, TOKENS) for prompt in PROMPTS]

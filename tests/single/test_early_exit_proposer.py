@@ -41,7 +41,8 @@ class Counting(EarlyExitProposer):
             Verified(
                 row,
                 f"r{row}",
-                tokens,
+                tokens[-1],
+                len(tokens) - 1,
                 len(verified.get(f"r{row}", ())),
                 self._lengths[row] - 1,
                 self._lengths[row] == self._prompt + 1,
@@ -152,8 +153,8 @@ class GoingOn(Counting):
 def test_a_head_that_goes_on_starts_from_the_state_that_was_sampled_from():
     proposer = GoingOn([10, 20, 30], drafts=3, threshold=0.0)
     verified = [
-        Verified(0, "r0", [4, 5], 2, 9, False, sampled_from=1),
-        Verified(2, "r2", [7], 0, 29, False, sampled_from=4),
+        Verified(0, "r0", 5, 1, 2, 9, False, sampled_from=1),
+        Verified(2, "r2", 7, 0, 0, 29, False, sampled_from=4),
     ]
     states = torch.arange(5.0)[:, None].expand(-1, HIDDEN)
     assert proposer.propose(verified, states, rows=3) == [[6, 7, 8], [], [8, 9, 10]]

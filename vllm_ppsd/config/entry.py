@@ -38,8 +38,9 @@ WORKER_CLS = {
     ("cuda", True): "vllm_ppsd.worker.cuda.V2CUDAWorker",
 }
 ONE_DEVICE_WORKER_CLS = {
-    "cpu": "vllm_ppsd.worker.cpu.SingleCPUWorker",
-    "cuda": "vllm_ppsd.worker.cuda.SingleCUDAWorker",
+    ("cpu", False): "vllm_ppsd.worker.cpu.SingleCPUWorker",
+    ("cpu", True): "vllm_ppsd.worker.cpu_v2.V2SingleCPUWorker",
+    ("cuda", True): "vllm_ppsd.worker.cuda.V2SingleCUDAWorker",
 }
 ONE_DEVICE_DRAFTS = 5
 """Drafts of a step on one device, unless the user says how many."""
@@ -97,9 +98,7 @@ def resolve(
             head_steps=head.config.steps if head else 1,
             deeper_layers=_deeper_layers(head, partition),
             draft_threshold=options.get("draft_threshold", _draft_threshold(head, shape, stages)),
-            draft_sampling=options.get(
-                "draft_sampling", "coupled" if stages > 1 else "probabilistic"
-            ),
+            draft_sampling=_draft_sampling(options.get("draft_sampling"), stages),
             exact=options.get("exact", stages == 1 or not _goes_on(head)),
             burst=_burst(options.get("burst")),
             load_adaptive=options.get("load_adaptive", True),
@@ -225,6 +224,19 @@ def _draft_threshold(head: ExitHeadFolder | None, shape: ModelShape, stages: int
     return draft_threshold(shape.draft_cost(head.config))
 
 
+def _draft_sampling(given: str | None, stages: int) -> str:
+    """Return how drafts for sampled requests are made; V1 on one device shares no noise."""
+    v1_alone = stages == 1 and not support.uses_v2_runner()
+    own, other = ("probabilistic", "coupled") if v1_alone else ("coupled", "probabilistic")
+    if given == other:
+        place = "with vLLM's V1 model runner on one device"
+        place = f"not {place}" if v1_alone else f"{place} alone"
+        raise PPSDConfigError(
+            f"draft_sampling={other!r} works {place}; leave it out, or say 'greedy'"
+        )
+    return given or own
+
+
 def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:
     from vllm.platforms import current_platform
 
@@ -235,11 +247,11 @@ def _wire(engine_args: Any, parallel_config: Any, config: PPSDConfig) -> None:
         ignored = engine_args.ignore_patterns
         ignored = [ignored] if isinstance(ignored, str) else ignored
         engine_args.ignore_patterns = [*ignored, DUPLICATES]
-    device = current_platform.device_type
+    kind = current_platform.device_type, support.uses_v2_runner()
     if not config.is_pipelined:
-        parallel_config.worker_cls = ONE_DEVICE_WORKER_CLS[device]
+        parallel_config.worker_cls = ONE_DEVICE_WORKER_CLS[kind]
         return
     engine_args.scheduler_cls = SCHEDULER_CLS
-    parallel_config.worker_cls = WORKER_CLS[device, support.uses_v2_runner()]
+    parallel_config.worker_cls = WORKER_CLS[kind]
     if current_platform.is_cpu():
         cpu_binding.apply(parallel_config.local_world_size)

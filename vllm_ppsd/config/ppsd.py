@@ -95,9 +95,9 @@ class PPSDConfig(SpeculativeConfig):
 
     draft_sampling: Literal["greedy", "coupled", "probabilistic"] = "greedy"
     """How drafts for sampled requests are made: ``greedy``, the head's most probable
-    token; ``coupled`` (pipelines), with the noise that the last stage samples with;
-    ``probabilistic`` (one device), drawn from the head's distribution, which vLLM's
-    rejection sampler is given."""
+    token; ``coupled``, with the noise that they are verified with; ``probabilistic`` (V1 on one
+    device, which shares no noise), drawn from the head's distribution, which vLLM's rejection
+    sampler is given."""
 
     head_steps: int = Field(default=1, ge=1)
     """Draft steps that the head was trained for; above 1 it has continuations, and on one
@@ -141,12 +141,6 @@ class PPSDConfig(SpeculativeConfig):
             raise PPSDConfigError(
                 f"num_speculative_tokens={self.max_drafts}, but a head goes on for at most "
                 f"{MOST_CONTINUATIONS} tokens; ask for so many or fewer"
-            )
-        other = "probabilistic" if self.is_pipelined else "coupled"
-        if self.draft_sampling == other:
-            place = "one device" if self.is_pipelined else "a pipeline"
-            raise PPSDConfigError(
-                f"draft_sampling={other!r} is for {place}; leave it out, or say 'greedy'"
             )
         if self.model is None and self.max_drafts:
             if not self.is_pipelined:

@@ -21,7 +21,7 @@ def check(engine_args: Any, model_config: Any, parallel_config: Any) -> None:
 
 
 def _reasons(engine_args: Any, model_config: Any, parallel_config: Any) -> Iterator[str]:
-    yield from _platform_reasons(parallel_config)
+    yield from _platform_reasons()
     yield from _parallel_reasons(parallel_config)
     yield from _model_reasons(model_config, parallel_config)
     yield from _feature_reasons(engine_args, parallel_config)
@@ -40,38 +40,43 @@ def uses_v2_runner() -> bool:
     return bool(importing.HAS_TRITON if wanted is None else wanted)
 
 
-def _platform_reasons(parallel: Any) -> Iterator[str]:
+def _platform_reasons() -> Iterator[str]:
     from vllm.platforms import current_platform
 
     if not (current_platform.is_cpu() or current_platform.is_cuda()):
         yield f"the platform {current_platform.device_type!r} is not supported, only cpu and cuda"
-    if parallel.pipeline_parallel_size == 1:
-        if uses_v2_runner():
-            yield (
-                "vLLM would use its V2 model runner here, which PPSD supports in pipelines alone "
-                "so far; set VLLM_USE_V2_MODEL_RUNNER=0, or pass `--pipeline-parallel-size 2` or "
-                "more"
-            )
-    elif current_platform.is_cuda() and not uses_v2_runner():
+    if current_platform.is_cuda() and not uses_v2_runner():
         yield (
-            "on CUDA a pipeline needs vLLM's V2 model runner, and VLLM_USE_V2_MODEL_RUNNER=0 or "
-            "a missing Triton turns it off"
+            "on CUDA, PPSD needs vLLM's V2 model runner, and VLLM_USE_V2_MODEL_RUNNER=0 or a "
+            "missing Triton turns it off"
         )
 
 
-def check_runner(vllm_config: Any) -> None:
-    """Refuse, in a worker that has loaded nothing, another model runner than was expected.
+def check_runner(vllm_config: Any, expects_v2: bool) -> None:
+    """Refuse, in a worker that has loaded nothing, another model runner than its class is for.
+
+    Args:
+        vllm_config: the worker's.
+        expects_v2: which one that is.
 
     Raises:
-        PPSDConfigError: an option made vLLM use its V1 model runner.
+        PPSDConfigError: an option made vLLM use its V1 model runner, or this process's environment
+            is not that of the process which configured the engine.
     """
     from vllm.platforms import current_platform
 
-    if vllm_config.use_v2_model_runner == uses_v2_runner():
+    if vllm_config.use_v2_model_runner == expects_v2:
         return
+    if uses_v2_runner() != expects_v2:
+        here, there = ("V1", "V2") if expects_v2 else ("V2", "V1")
+        raise PPSDConfigError(
+            f"vLLM would use its {here} model runner in this process, and the engine counts on "
+            f"{there}; install Triton on all nodes or on none, and set "
+            "VLLM_USE_V2_MODEL_RUNNER to the same value on all"
+        )
     remedy = "set VLLM_USE_V2_MODEL_RUNNER=0"
     if current_platform.is_cuda():
-        remedy = "leave that out: on CUDA, PPSD's pipelines need V2"
+        remedy = "leave that out: on CUDA, PPSD needs V2"
     raise PPSDConfigError(
         "vLLM's V2 model runner does not support something that was asked for, as vLLM says "
         f"above, so that it would use V1; {remedy}"
@@ -127,6 +132,9 @@ def _feature_reasons(arguments: Any, parallel: Any) -> Iterator[str]:
         yield "async scheduling is not supported by V1 pipelines; leave --async-scheduling out"
     if arguments.enable_lora and parallel.pipeline_parallel_size == 1:
         yield "LoRA is not supported on one device yet; pass `--pipeline-parallel-size 2` or more"
+    for name in ("return_sampling_mask", "enable_trace_replay", "enable_batch_sharded_sampling"):
+        if getattr(arguments, name):
+            yield f"--{name.replace('_', '-')} expects one row of logits a request; leave it out"
     if arguments.kv_transfer_config is not None:
         yield "KV transfer is not supported yet"
     if arguments.ec_transfer_config is not None:

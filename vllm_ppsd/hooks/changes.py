@@ -85,11 +85,17 @@ def no_draft_rpc(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sampling_parameters(original: Callable[..., Any]) -> Callable[..., Any]:
-    """``SamplingParams._validate_spec_decode``: no sampling parameter is excluded."""
+    """``SamplingParams._validate_spec_decode``: no sampling parameter is excluded.
+
+    But with V1 on one device, where vLLM's rejection sampler verifies.
+    """
 
     def replacement(self: Any, speculative_config: Any) -> None:
-        if not is_pipelined(speculative_config):
-            original(self, speculative_config)
+        from vllm_ppsd.config.support import uses_v2_runner
+
+        if is_pipelined(speculative_config) or (is_ppsd(speculative_config) and uses_v2_runner()):
+            return
+        original(self, speculative_config)
 
     return replacement
 

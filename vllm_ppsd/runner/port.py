@@ -54,7 +54,7 @@ class BurstRows(Protocol):
 
 
 class RunnerPort(Protocol):
-    """What a stage or a proposer may ask of the model runner.
+    """What every role may ask of the model runner.
 
     Attributes:
         vllm_config: the worker's.
@@ -67,17 +67,11 @@ class RunnerPort(Protocol):
     def model(self) -> Any:
         """Return the target, or this stage's part of it."""
 
-    def empty_states(self, tokens: int) -> Any:
-        """Return zeros in place of what the layers hand on, for so many tokens."""
-
     def prompt_token_ids(self, request_id: str) -> Sequence[int]:
         """Return a request's prompt."""
 
     def sampling_params(self, request_id: str) -> Any:
         """Return a request's ``SamplingParams``."""
-
-    def within(self, batch: Batch) -> AbstractContextManager[Any]:
-        """Return a context in which further layers see the batch's attention metadata."""
 
     def warm_up_context(self, tokens: int) -> AbstractContextManager[Any]:
         """Return a context in which layers are compiled with so many made-up tokens."""
@@ -98,6 +92,16 @@ class RunnerPort(Protocol):
             A context that hands out an iterator. Each of its values begins a step, and is the
             positions, int64 [rows], one further on than those before.
         """
+
+
+class PipelinePort(RunnerPort, Protocol):
+    """What a stage of a pipeline may ask besides."""
+
+    def empty_states(self, tokens: int) -> Any:
+        """Return zeros in place of what the layers hand on, for so many tokens."""
+
+    def within(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Return a context in which further layers see the batch's attention metadata."""
 
     def draw(
         self,
@@ -142,7 +146,7 @@ class RunnerMixin(Protocol):
 
     ppsd_stage: Stage
 
-    def make_port(self) -> RunnerPort:
+    def make_port(self) -> PipelinePort:
         """Return what the stage may ask of this runner."""
 
     def after_send(self) -> None:
@@ -155,16 +159,18 @@ class Verified(NamedTuple):
     Attributes:
         row: of the runner's batch.
         request_id: the engine's id.
-        tokens: the drafts that were accepted, and the token sampled behind them.
+        token: the newest one, sampled behind the drafts that were accepted.
+        accepted: how many those are.
         drafted: how many drafts the pass verified.
-        position: of the last of ``tokens`` in the sequence.
+        position: of ``token`` in the sequence.
         is_first: whether that is the first token of the request's output.
-        sampled_from: which of the pass's final states the last of ``tokens`` was sampled from.
+        sampled_from: which of the pass's final states ``token`` was sampled from.
     """
 
     row: int
     request_id: str
-    tokens: Sequence[int]
+    token: int
+    accepted: int
     drafted: int
     position: int
     is_first: bool

@@ -37,7 +37,8 @@ class V1SinglePort(V1Port):
             Verified(
                 row,
                 batch.req_ids[row],
-                tokens,
+                tokens[-1],
+                len(tokens) - 1,
                 drafted[row],
                 int(batch.num_tokens_no_spec[row]) - 1,
                 bool(batch.num_tokens_no_spec[row] == batch.num_prompt_tokens[row] + 1),

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from vllm_ppsd.sampling.noise import mix, signed, state
+
+
+class Seeds(Protocol):
+    """Knows every request's seed."""
+
+    def seed(self, request_id: str) -> int:
+        """Return the seed of a request, as a signed 64-bit number."""
 
 
 class Arrivals:

@@ -15,6 +15,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.build import build_drafter
+from vllm_ppsd.drafter.head import Draw
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
 from vllm_ppsd.protocol import AcceptanceBook, Draft
 from vllm_ppsd.protocol.acceptance import PRIOR
@@ -27,7 +28,7 @@ DOUBT = 100
 
 
 class EarlyExitProposer:
-    """vLLM builds it by name, then the runner hands over its port and the config.
+    """The runner hands over its port and the config; V1 builds it by name before.
 
     Args:
         vllm_config: the target's vLLM config.
@@ -45,9 +46,18 @@ class EarlyExitProposer:
         self._vllm_config = vllm_config
         self._probabilities: DraftProbabilities | None = None
 
-    def adopt(self, port: SingleRunnerPort, config: PPSDConfig) -> None:
-        """Take the port to the runner, and the config."""
-        self._port, self._config = port, config
+    def adopt(
+        self, port: SingleRunnerPort, config: PPSDConfig, coupled: Draw | None = None
+    ) -> None:
+        """Take the port to the runner, and the config.
+
+        Args:
+            port: to the runner.
+            config: PPSD's.
+            coupled: draws drafts with the noise that they are verified with, where the runner
+                has one that can be shared.
+        """
+        self._port, self._config, self._draw = port, config, coupled
         assert config.draft_threshold is not None
         self.drafts, self.threshold = config.max_drafts, config.draft_threshold
         self._goes_on = config.head_steps > 1
@@ -68,8 +78,8 @@ class EarlyExitProposer:
             self._probabilities = DraftProbabilities(
                 model.get_vocab_size(), self.drafts, model.seed
             )
-        draw = self._probabilities.draw if self._probabilities is not None else None
-        self.drafter = build_drafter(self._config, self._port, draw, with_probabilities=True)
+            self._draw = self._probabilities.draw
+        self.drafter = build_drafter(self._config, self._port, self._draw, with_probabilities=True)
 
     def write_entries(self, positions: torch.Tensor, states: torch.Tensor) -> None:
         """Fill the head's key/value cache from the target's own pass.
@@ -142,10 +152,9 @@ class EarlyExitProposer:
     def _judge(self, verified: Sequence[Verified]) -> None:
         """Learn how many of each request's drafts were hits; behind a miss none counts."""
         for one in verified:
-            hits = len(one.tokens) - 1
-            for _ in range(hits):
+            for _ in range(one.accepted):
                 self._acceptance.judged(one.request_id, hit=True)
-            if hits < one.drafted:
+            if one.accepted < one.drafted:
                 self._acceptance.judged(one.request_id, hit=False)
 
     def _pays(self, request_id: str, probability: float) -> bool:
@@ -175,7 +184,7 @@ class EarlyExitProposer:
         ]
         bursts = self.drafter.go_on(
             final[[one.sampled_from for one in behind]],
-            [one.tokens[-1] for one in behind],
+            [one.token for one in behind],
             wanted,
             lambda one, probability: self._pays(one.request_id, probability),
         )
@@ -184,7 +193,7 @@ class EarlyExitProposer:
 
     def _draft_early(self, behind: Sequence[Verified], drafts: list[list[int]]) -> None:
         """Add drafts behind exit states, each of a pass of its own, to the rows of ``drafts``."""
-        newest = {one.row: one.tokens[-1] for one in behind}
+        newest = {one.row: one.token for one in behind}
         right = {one.row: 1.0 for one in behind}
         for depth in range(self.drafts):
             room = self._port.max_model_len - 1 - depth

@@ -1,4 +1,4 @@
-"""The worker's side of PPSD on one device, for CPU and CUDA workers alike."""
+"""The worker's side of PPSD on one device, with V1."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from vllm.config import SpeculativeConfig, VllmConfig
 
 from vllm_ppsd.config.ppsd import PPSDConfig
+from vllm_ppsd.config.support import check_runner
 from vllm_ppsd.hooks.marks import mark_worker
 from vllm_ppsd.runner.v1_single import SingleRunnerMixin
 
@@ -14,11 +15,12 @@ PROPOSER = "vllm_ppsd.single.proposer.EarlyExitProposer"
 
 
 class SingleWorkerMixin:
-    """Names the proposer to vLLM in the way that vLLM offers for classes of others."""
+    """Names the proposer to V1 in the way that it offers for classes of others."""
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
         assert isinstance(config, PPSDConfig)
+        check_runner(vllm_config, expects_v2=False)
         self.ppsd_config = config
         mark_worker()
         # This process's own copy of the config.

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Drafts, StagePass, StaleBook, Tick
-from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.runner.port import Batch, PipelinePort
 from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels
 from vllm_ppsd.worker.messages import Kind
 from vllm_ppsd.worker.non_last import NonLastStage
@@ -23,7 +23,7 @@ class MiddleStage(NonLastStage):
         port, config, channels: as for every stage.
     """
 
-    def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
+    def __init__(self, port: PipelinePort, config: PPSDConfig, channels: StageChannels) -> None:
         super().__init__(port, config, channels, StaleBook())
         self._drafts: Receiver[Drafts] | None = channels.receivers.get(Kind.DRAFTS)
         self._passes: Sender[StagePass] = channels.senders[Kind.PASSES]

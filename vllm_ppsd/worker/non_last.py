@@ -9,7 +9,7 @@ from vllm.distributed.parallel_state import get_tp_group
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import StaleBook, Tick, TickGate, Verdict
-from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.runner.port import Batch, PipelinePort
 from vllm_ppsd.worker.channels import Receiver, StageChannels
 from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.messages import Kind
@@ -27,7 +27,7 @@ class NonLastStage(Stage):
     """
 
     def __init__(
-        self, port: RunnerPort, config: PPSDConfig, channels: StageChannels, book: StaleBook
+        self, port: PipelinePort, config: PPSDConfig, channels: StageChannels, book: StaleBook
     ) -> None:
         super().__init__(port, channels)
         self._config = config

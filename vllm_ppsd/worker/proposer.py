@@ -11,7 +11,7 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.build import build_drafter
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Lane, Tick
-from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.runner.port import Batch, PipelinePort
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Sender, StageChannels
 from vllm_ppsd.worker.events import What
@@ -25,7 +25,7 @@ from vllm_ppsd.worker.stage import handed_over
 class ProposerStage(NonLastStage):
     """Drafts behind the exit layer of every tick that may count."""
 
-    def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
+    def __init__(self, port: PipelinePort, config: PPSDConfig, channels: StageChannels) -> None:
         self._draft_book = DraftBook()
         super().__init__(port, config, channels, self._draft_book)
         self._drafts: Sender[Drafts] = channels.senders[Kind.DRAFTS]

@@ -11,7 +11,7 @@ import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.protocol import Draft, Drafts, Lane, RetirementBook, StagePass, Tick, Verdict
-from vllm_ppsd.runner.port import Batch, BurstRows, RunnerPort, SharedNoise
+from vllm_ppsd.runner.port import Batch, BurstRows, PipelinePort, SharedNoise
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.worker.channels import Receiver, Sender, StageChannels
 from vllm_ppsd.worker.events import What
@@ -25,7 +25,7 @@ class ScorerStage(Stage):
 
     samples = True
 
-    def __init__(self, port: RunnerPort, config: PPSDConfig, channels: StageChannels) -> None:
+    def __init__(self, port: PipelinePort, config: PPSDConfig, channels: StageChannels) -> None:
         super().__init__(port, channels)
         self._speculates = config.max_drafts > 0
         self._drafts: Receiver[Drafts] = channels.receivers[Kind.DRAFTS]

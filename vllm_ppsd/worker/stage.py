@@ -15,7 +15,7 @@ from vllm.sequence import IntermediateTensors
 
 from vllm_ppsd.drafter.interface import Drafter
 from vllm_ppsd.protocol import Lane, PlaceBook, Tick, Verdict
-from vllm_ppsd.runner.port import Batch, RunnerPort
+from vllm_ppsd.runner.port import Batch, PipelinePort
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.events import EventSink, What
 from vllm_ppsd.worker.feedback import FeedbackSender
@@ -40,7 +40,7 @@ class Stage:
     drafter: Drafter | None = None
     samples = False
 
-    def __init__(self, port: RunnerPort, channels: StageChannels) -> None:
+    def __init__(self, port: PipelinePort, channels: StageChannels) -> None:
         self._port = port
         back = channels.senders.get(Kind.FEEDBACK)
         self._feedback_sender = FeedbackSender(back, channels.stage) if back else None

@@ -18,7 +18,7 @@ from vllm_ppsd.config.support import check_runner
 from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.marks import hide_within
 from vllm_ppsd.lifeline import follow_engine
-from vllm_ppsd.runner.port import RunnerMixin, RunnerPort
+from vllm_ppsd.runner.port import PipelinePort, RunnerMixin
 from vllm_ppsd.worker.channels import StageChannels
 from vllm_ppsd.worker.handover import Handover
 from vllm_ppsd.worker.middle import MiddleStage
@@ -39,10 +39,12 @@ class PPSDWorkerMixin:
 
     Attributes:
         has_cpu_tensors: whether hidden states can take PPSD's way to the next stage.
+        is_v2: whether the worker's model runner is vLLM's V2.
         ppsd: this rank's stage.
     """
 
     has_cpu_tensors = False
+    is_v2 = False
     ppsd: Stage
     _handover: Handover | None = None
     _failure: str | None = None
@@ -50,7 +52,7 @@ class PPSDWorkerMixin:
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         config = vllm_config.speculative_config
         assert isinstance(config, PPSDConfig)
-        check_runner(vllm_config)
+        check_runner(vllm_config, self.is_v2)
         self.ppsd_config = config
         follow_engine(envs.VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS)
         # This process's own copy of the config, and its own environment.
@@ -114,7 +116,7 @@ class PPSDWorkerMixin:
             raise StageError(self._failure) from error
 
 
-def make_stage(config: PPSDConfig, port: RunnerPort, channels: StageChannels) -> Stage:
+def make_stage(config: PPSDConfig, port: PipelinePort, channels: StageChannels) -> Stage:
     """Return the stage that this rank's place in the pipeline makes it."""
     group = get_pp_group()
     if group.is_first_rank:

@@ -26,7 +26,7 @@ class Runner:
     is_first_pp_rank = True
 
     def __init__(self) -> None:
-        hidden = SimpleNamespace(method="ppsd", is_pipelined=True, longest_burst=4)
+        hidden = SimpleNamespace(method="ppsd", is_pipelined=True, num_speculative_tokens=3)
         self.vllm_config = SimpleNamespace(speculative_config=None, ppsd_hidden=hidden)
         self.device = torch.device("cpu")
         self.req_states = SimpleNamespace(
@@ -37,7 +37,11 @@ class Runner:
             max_num_reqs=8,
         )
         self.did: list[Any] = []
-        self.cudagraph_manager = SimpleNamespace(run_fullgraph=lambda graph: f"graph {graph}")
+        self.decode_query_len = 4
+        self.cudagraph_manager = SimpleNamespace(
+            run_fullgraph=lambda graph: f"graph {graph}",
+            run_pw_graph=lambda model, inputs: f"{type(model).__name__} in pieces",
+        )
         self.model = Model()
         self.block_tables = SimpleNamespace(
             apply_staged_writes=lambda: self.did.append("blocks are known")
@@ -49,9 +53,14 @@ class Runner:
         if not rows.req_ids:
             return None
         inputs = self.prepare_inputs(scheduler_output, rows, None, 0)
+        if graph == "pieces":
+            return self.cudagraph_manager.run_pw_graph(self.model, {})
         if graph is not None:
             return self.cudagraph_manager.run_fullgraph(graph)
         return self.model(positions=inputs.positions)
+
+    def initialize_kv_cache(self, config: Any) -> None:
+        self.did.append((config, self.decode_query_len))
 
     def update_requests(self, scheduler_output: Any) -> None:
         self.did.append(dict(scheduler_output.scheduled_spec_decode_tokens))
@@ -145,8 +154,21 @@ def test_a_graph_of_a_tick_is_replayed_within_the_stage():
     first = runner(stage := Stage())
     assert first.execute_model(step(A), graph=1) == "graph 1"
     assert stage.calls[-1] == "executed"
-    assert not hasattr(first.cudagraph_manager, "_stock"), "vLLM's own are back"
+    assert isinstance(first.cudagraph_manager, SimpleNamespace), "vLLM's own are back"
     assert isinstance(first.model, Model)
+
+
+def test_pieces_run_within_the_stage_whether_they_call_the_model_or_not():
+    first = runner(stage := Stage())
+    assert first.execute_model(step(A), graph="pieces") == "Model in pieces"
+    assert stage.calls[-1] == "executed"
+
+
+def test_graphs_of_whole_ticks_are_for_lanes_of_one_token():
+    mixed = runner(Stage())
+    mixed.initialize_kv_cache("config")
+    assert mixed.did == [("config", 1)]
+    assert mixed.decode_query_len == 4
 
 
 def test_prompts_are_no_business_of_the_stage():

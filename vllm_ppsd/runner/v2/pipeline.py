@@ -62,15 +62,24 @@ class V2RunnerMixin(BaseMixin):
 
     _port: V2PipelinePort
     _step: _Step | None = None
+    decode_query_len: int
 
     def make_port(self) -> V2PipelinePort:
         """Return what the stage may ask of this runner."""
         self._port = V2PipelinePort(self)
         config = pipelined_config(self.vllm_config)  # type: ignore[attr-defined]
         assert config is not None
-        self._port.make_room(config.longest_burst)
+        # A grammar's masks have so many rows for each request, whatever its lane (vLLM 0.33).
+        self._port.make_room(1 + config.num_speculative_tokens)
         self.pp_handler = TokensByVerdict()
         return self._port
+
+    def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
+        # CUDA graphs of whole ticks are for lanes of one token: the metadata of a captured batch
+        # of longer ones may be that of prompts, whose buffers a replay does not keep (FlashInfer).
+        longest, self.decode_query_len = self.decode_query_len, 1
+        super().initialize_kv_cache(*args, **kwargs)  # type: ignore[misc]
+        self.decode_query_len = longest
 
     def execute_model(
         self, scheduler_output: Any, intermediate_tensors: Any = None, **options: Any
@@ -182,18 +191,22 @@ class _Within:
     """An object of vLLM's of which some calls go through ``run``."""
 
     def __init__(self, stock: Any, run: Callable[[Callable[[], Any]], Any]) -> None:
-        self._stock, self._run = stock, run
+        self.stock, self._run = stock, run
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
+        return getattr(self.stock, name)
 
 
 class _Model(_Within):
     def __call__(self, **inputs: Any) -> Any:
-        return self._run(partial(self._stock, **inputs))
+        return self._run(partial(self.stock, **inputs))
 
 
 class _Graphs(_Within):
     def run_fullgraph(self, description: Any) -> Any:
         """Replay a graph of a whole tick."""
-        return self._run(partial(self._stock.run_fullgraph, description))
+        return self._run(partial(self.stock.run_fullgraph, description))
+
+    def run_pw_graph(self, model: _Model, inputs: dict[str, Any]) -> Any:
+        """Run compiled layers, or breakable graphs, which do not call the model given."""
+        return self._run(partial(self.stock.run_pw_graph, model.stock, inputs))

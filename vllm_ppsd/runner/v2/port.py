@@ -1,4 +1,4 @@
-"""The port to vLLM's V2 model runner, of a pipeline.
+"""The port to vLLM's V2 model runner: what every role asks of it, and what a pipeline does.
 
 V2 keeps requests on the device, by the number of their slot. PPSD's scheduler decides where every
 lane stands, so a tick begins with its positions written there: what a flush takes back needs no
@@ -23,11 +23,11 @@ from vllm_ppsd.runner.base import BasePort
 from vllm_ppsd.runner.drafting import Layout, draft_context
 from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
 from vllm_ppsd.runner.v2.sampler import LaneSampler, write
-from vllm_ppsd.sampling.seeds import SeedBook
+from vllm_ppsd.sampling.seeds import SeedBook, Seeds
 
 
-class V2PipelinePort(BasePort):
-    """``RunnerPort`` over vLLM's V2 model runner, and what the mixin does to the runner besides.
+class V2Port(BasePort):
+    """``RunnerPort`` over vLLM's V2 model runner, and what mixins do to the runner besides.
 
     Args:
         runner: vLLM's model runner.
@@ -45,22 +45,11 @@ class V2PipelinePort(BasePort):
     def sampling_params(self, request_id: str) -> Any:
         return self._requests[request_id].sampling_params
 
-    def within(self, batch: Batch) -> AbstractContextManager[Any]:
-        """Return a context of the head's own: the tick's may be that of a CUDA graph."""
-        state = self._runner.execute_model_state
-        context: AbstractContextManager[Any] = set_forward_context(
-            state.attn_metadata,
-            self.vllm_config,
-            num_tokens=len(batch.positions),
-            slot_mapping=state.slot_mappings_by_layer,
-        )
-        return context
-
     def draft_context(
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
     ) -> AbstractContextManager[Iterator[torch.Tensor]]:
         runner = self._runner
-        chosen = self._on_device([self._slot(self._rows[row]) for row in rows])
+        chosen = self.on_device([self._slot(self._rows[row]) for row in rows])
         sizes, tables = runner.block_tables.block_sizes, runner.block_tables.block_tables
         blocks = [(table.gpu[chosen], size) for table, size in zip(tables, sizes, strict=True)]
         layout = Layout(self.vllm_config, self.device, runner.attn_groups, blocks)
@@ -71,7 +60,7 @@ class V2PipelinePort(BasePort):
         shaped: torch.Tensor,
         wanted: Sequence[Wanted],
         token_ids: torch.Tensor,
-        seeds: SeedBook,
+        seeds: Seeds,
     ) -> torch.Tensor:
         # vLLM's noise for a token is that of its id, so the draft vocabulary takes its places in
         # the target's.
@@ -81,26 +70,18 @@ class V2PipelinePort(BasePort):
             logits,
             torch.arange(len(shaped), device=self.device),
             shaped.new_ones(len(shaped)),
-            self._on_device([seeds.seed(one.request_id) for one in wanted]),
+            self.on_device([seeds.seed(one.request_id) for one in wanted]),
             # V2 counts the position of the token that the drawn one is sampled behind.
-            self._on_device([one.position - 1 for one in wanted]),
+            self.on_device([one.position - 1 for one in wanted]),
             apply_temperature=False,
             is_drafting=False,
             use_fp64=self.vllm_config.model_config.use_fp64_gumbel,
         )
 
-    def share_noise(self, seeds: SeedBook) -> SharedNoise:
-        return _Noise(self._runner, seeds)
-
     def sample_bursts(self, prepare: Callable[[int], None]) -> BurstRows:
         # All rows are sampled at once, by their positions.
         self._runner.sampler = sampler = LaneSampler(self._runner.sampler, prepare)
         return sampler
-
-    def final_states(self) -> torch.Tensor:
-        state = self._runner.execute_model_state
-        states: torch.Tensor = state.hidden_states[state.input_batch.logits_indices]
-        return states
 
     def make_room(self, longest: int) -> None:
         """Let lanes carry so many tokens."""
@@ -117,15 +98,46 @@ class V2PipelinePort(BasePort):
         for new in scheduler_output.scheduled_new_reqs:
             self._requests[new.req_id] = new
 
+    def lay_out(self, request_ids: Sequence[str]) -> None:
+        """Note the rows of a tick, whose blocks the device knows."""
+        self._rows = request_ids
+
+    def _slot(self, request_id: str) -> int:
+        slot: int = self._runner.req_states.req_id_to_index[request_id]
+        return slot
+
+    def on_device(self, values: Sequence[int]) -> torch.Tensor:
+        """Return integers, int64, without waiting for the device."""
+        return async_tensor_h2d(list(values), device=self.device, dtype=torch.int64)
+
+
+class V2PipelinePort(V2Port):
+    """What the mixin of a pipeline's runner does to the runner besides."""
+
+    def within(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Return a context of the head's own: the tick's may be that of a CUDA graph."""
+        state = self._runner.execute_model_state
+        context: AbstractContextManager[Any] = set_forward_context(
+            state.attn_metadata,
+            self.vllm_config,
+            num_tokens=len(batch.positions),
+            slot_mapping=state.slot_mappings_by_layer,
+        )
+        return context
+
+    def share_noise(self, seeds: SeedBook) -> SharedNoise:
+        return _Noise(self._runner, seeds)
+
+    def final_states(self) -> torch.Tensor:
+        state = self._runner.execute_model_state
+        states: torch.Tensor = state.hidden_states[state.input_batch.logits_indices]
+        return states
+
     def place(self, request_ids: Sequence[str], positions: Sequence[int]) -> None:
         """Let requests go on from these positions."""
         slots = [self._slot(request_id) for request_id in request_ids]
         # Not by a staged write: vLLM has buffers for one of a kind in a step.
         write(self._runner.req_states.num_computed_tokens.gpu, slots, positions)
-
-    def lay_out(self, request_ids: Sequence[str]) -> None:
-        """Note the rows of a tick, whose blocks the device knows."""
-        self._rows = request_ids
 
     def decodes(self, request_id: str, position: int) -> bool:
         """Whether a request's tokens from a position on are none that it came with."""
@@ -153,7 +165,7 @@ class V2PipelinePort(BasePort):
         if not rows:
             return idx_mapping
         marked = idx_mapping.clone()
-        marked.index_fill_(0, self._on_device(rows), -1)
+        marked.index_fill_(0, self.on_device(rows), -1)
         return marked
 
     def update_states(self, scheduler_output: Any) -> None:
@@ -164,13 +176,6 @@ class V2PipelinePort(BasePort):
         runner.add_requests(scheduler_output)
         runner.update_requests(scheduler_output)
         runner.block_tables.apply_staged_writes()
-
-    def _slot(self, request_id: str) -> int:
-        slot: int = self._runner.req_states.req_id_to_index[request_id]
-        return slot
-
-    def _on_device(self, values: Sequence[int]) -> torch.Tensor:
-        return async_tensor_h2d(list(values), device=self.device, dtype=torch.int64)
 
 
 class _Noise:
