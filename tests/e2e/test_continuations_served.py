@@ -10,11 +10,12 @@ from support import engine as e
 from support.heads import with_steps
 from support.plain_head import PlainHead
 from support.reference import Reference
+from support.runners import V2_IN_LONG_RUNS
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
 
 EXIT_LAYER, DRAFTS, TOKENS = 3, 3, 40
 PROMPTS = [list(range(5, 25)), list(range(100, 190)), [9, 9, 9, 9]]

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from support import engine as e
+from support.runners import V2_IN_LONG_RUNS
 from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.architectures import ARCHITECTURES
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
 
 
 @pytest.mark.parametrize(

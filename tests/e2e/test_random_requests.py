@@ -90,6 +90,8 @@ def test_a_reset_of_running_requests_with_three_ticks_in_flight(tiny_llama: Path
         e.assert_drafted(llm)
 
 
+@pytest.mark.usefixtures("runner")
+@V2_IN_LONG_RUNS
 def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Path):
     rng = random.Random(0)
     heads = [rng.choices(VOCABULARY, k=length) for length in (40, 100, 160)]

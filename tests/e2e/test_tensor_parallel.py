@@ -36,6 +36,8 @@ def test_two_stages_of_two_ranks(tmp_path: Path):
         e.assert_drafted(llm)
 
 
+@pytest.mark.usefixtures("runner")
+@V2_IN_LONG_RUNS
 def test_one_stage_of_two_ranks(tmp_path: Path):
     model = tiny_model(tmp_path, tied=False, draft_token_ids=None)
     reference = Reference(model)

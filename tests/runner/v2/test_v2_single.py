@@ -21,8 +21,6 @@ SLOTS = {"a": 5, "b": 2, "c": 0}
 class Proposer:
     """Drafts as many tokens as were accepted."""
 
-    drafts = 3
-
     def __init__(self) -> None:
         self.did: list[Any] = []
 
@@ -84,7 +82,7 @@ def batch() -> Any:
 def propose(aux: list[torch.Tensor] | None = None, **options: Any) -> tuple[Any, Any, Any]:
     port = V2SinglePort(runner())
     proposer = Proposer()
-    speculator = EarlyExitSpeculator(proposer, port)  # type: ignore[arg-type]
+    speculator = EarlyExitSpeculator(proposer, port, 3)  # type: ignore[arg-type]
     states = torch.arange(6.0)[:, None]
     sampled = torch.tensor([2, 1, 0], dtype=torch.int32)
     drafts = speculator.propose(batch(), {}, {}, states, aux, sampled, None, **options)
@@ -99,14 +97,14 @@ def test_the_proposer_learns_what_was_sampled_and_from_which_state():
         Verified(1, "b", 20, 0, 0, position=7, is_first=True, sampled_from=3),
     ]
     assert final == [0, 1, 2, 3, 5]
-    assert drafts.tolist() == [[10, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+    assert drafts.tolist() == [[10, 0, 0], [0, 0, 0], [0, 0, 0]]
     taken = speculator.take()
     assert (taken.req_ids, taken.draft_token_ids) == (["a", "b", "c"], [[10], [], []])
 
 
 def test_no_more_is_drafted_than_v2_can_use():
     drafts, _, speculator = propose(num_speculative_tokens=0)
-    assert drafts.tolist() == [[-1] * 3] * 3
+    assert drafts.tolist() == [[0] * 3] * 3
     assert speculator.take().draft_token_ids == [[], [], []]
 
 
@@ -126,7 +124,7 @@ def test_a_head_with_layers_keeps_what_the_pass_made(monkeypatch: pytest.MonkeyP
 def test_a_dummy_run_compiles_and_drafts_nothing():
     drafts, proposer, speculator = propose(dummy_run=True)
     assert proposer.did == [("warm-up", 6)]
-    assert drafts.tolist() == [[-1] * 3] * 3
+    assert drafts.tolist() == [[0] * 3] * 3
     assert speculator.take().req_ids == []
 
 
@@ -137,6 +135,8 @@ def test_drafts_are_drawn_by_the_seeds_that_v2_samples_with():
 def test_an_engine_that_drafts_nothing_is_v2s_own():
     class Plain:
         speculator = None
+        vllm_config = device = None
+        req_states = SimpleNamespace(max_num_reqs=8, draft_tokens=torch.zeros(8, 0))
 
         def execute_model(self, step: str) -> str:
             return f"{step} executed"
@@ -145,6 +145,7 @@ def test_an_engine_that_drafts_nothing_is_v2s_own():
         pass
 
     mixed: Any = Mixed()
-    assert mixed.adopt(SimpleNamespace(max_drafts=0)) is None
+    assert mixed.adopt(SimpleNamespace(max_drafts=0, num_speculative_tokens=1)) is None
     assert mixed.execute_model("step") == "step executed"
     assert mixed.take_draft_token_ids() is None
+    assert mixed.req_states.draft_tokens.shape == (8, 1), "the scheduler pads its requests"

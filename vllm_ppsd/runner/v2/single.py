@@ -72,13 +72,14 @@ class EarlyExitSpeculator(BaseSpeculator):
     Args:
         proposer: makes the drafts.
         port: the proposer's.
+        width: drafts that V2 has room for.
     """
 
     supports_mm_inputs = False
     draft_logits = None
 
-    def __init__(self, proposer: EarlyExitProposer, port: V2SinglePort) -> None:
-        self.proposer, self._port = proposer, port
+    def __init__(self, proposer: EarlyExitProposer, port: V2SinglePort, width: int) -> None:
+        self.proposer, self._port, self._width = proposer, port, width
         self._drafted = DraftTokenIds([], [])
 
     def init_cudagraph_manager(self, cudagraph_mode: Any) -> None:
@@ -100,10 +101,13 @@ class EarlyExitSpeculator(BaseSpeculator):
         num_speculative_tokens: int | None = None,
         **options: Any,
     ) -> torch.Tensor:
-        """Return drafts, int64 [rows, drafts of a step], -1 where there is none; as V2 asks."""
+        """Return drafts, int64 [rows, width], as V2 asks.
+
+        Where there is none it is 0: the scheduler may have it embedded, but not counted.
+        """
         if dummy_run:
             self.proposer.warm_up(input_batch.num_tokens)
-            return self._padded([[]] * input_batch.num_reqs)
+            return self._padded([[] for _ in input_batch.req_ids])
         if aux_hidden_states:
             self._write_entries(input_batch, attn_metadata, slot_mappings, aux_hidden_states[0])
         self._port.lay_out(input_batch.req_ids)
@@ -121,9 +125,9 @@ class EarlyExitSpeculator(BaseSpeculator):
         return self._drafted
 
     def _padded(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
-        most = self.proposer.drafts
-        flat = [token for mine in drafts for token in (*mine, *[-1] * (most - len(mine)))]
-        return self._port.on_device(flat).view(len(drafts), most)
+        width = self._width
+        flat = [token for mine in drafts for token in (*mine, *[0] * (width - len(mine)))]
+        return self._port.on_device(flat).view(len(drafts), width)
 
     def _write_entries(
         self,
@@ -155,23 +159,24 @@ class V2SingleRunnerMixin:
 
     def adopt(self, config: PPSDConfig) -> EarlyExitProposer | None:
         """Make the proposer; there is none if nothing is to be drafted."""
+        self._config, self._port = config, V2SinglePort(self)
+        # vLLM's scheduler pads requests to so many rows, whatever is drafted.
+        self._port.make_room(1 + config.num_speculative_tokens)
         if not config.max_drafts:
             return None
-        self._config, self._port = config, V2SinglePort(self)
-        self._port.make_room(1 + config.max_drafts)
         proposer = EarlyExitProposer(self.vllm_config)  # type: ignore[attr-defined]
         coupled = self._port.draw_coupled if config.draft_sampling == "coupled" else None
         proposer.adopt(self._port, config, coupled)
-        self.speculator = EarlyExitSpeculator(proposer, self._port)
+        self.speculator = EarlyExitSpeculator(proposer, self._port, config.max_drafts)
         return proposer
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)  # type: ignore[misc]
+        self._port.sample_bursts(lambda _: None)
         if self.speculator is None:
             return
         model = self._port.model()
         self.speculator.proposer.load_model(model)
-        self._port.sample_bursts(lambda _: None)
         # Only a head with layers keeps key/value entries of what was verified.
         assert self._config.model is not None
         if ExitHeadFolder.open(self._config.model).config.num_layers:
