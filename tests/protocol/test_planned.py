@@ -114,7 +114,7 @@ def test_verdicts_are_learned_by_step(
     compared = right + (redrafted is not None if complete else 1)
     continues = 0 if goes_on else None
     outcome = Outcome("a", (7,) * (right + 1), compared, right + goes_on, continues, 0, redrafted)
-    load.judged(lane, outcome, now=0.0)
+    load.judged(lane, outcome)
     assert learned == [("a", steps, accepted, lane is BURST)]
     assert learned_again == ([] if again is None else [again])
 
@@ -125,6 +125,6 @@ def test_a_fixed_plan_is_every_requests():
     admitted = load.admit(decoding(load, a=0, b=0, c=0))
     assert len(admitted.entering) == 2
     assert admitted.drafting == {"a", "b", "c"}
-    load.judged(Lane("a", 0, 5, 4, 3, 4), Outcome("a", (7,), 1, 0), now=0.0)
+    load.judged(Lane("a", 0, 5, 4, 3, 4), Outcome("a", (7,), 1, 0))
     load.forget("a")
     assert load.news(0.0) is None

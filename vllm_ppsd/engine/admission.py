@@ -165,6 +165,7 @@ class Admission:
         now = time.monotonic()
         if self._parts is not None:
             self._learn_parts(self._parts, scheduler_output.tick, output, now)
+        self._policy.retired(sum(map(len, output.sampled_token_ids)), now)
         drafts = sum(map(len, scheduler_output.scheduled_spec_decode_tokens.values()))
         tokens = scheduler_output.total_num_scheduled_tokens
         ordinary = tokens == requests + drafts and any(output.sampled_token_ids)
@@ -177,7 +178,7 @@ class Admission:
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
-        self._policy.judged(lane, outcome, time.monotonic())
+        self._policy.judged(lane, outcome)
 
     def _forget(self, request_id: str) -> None:
         self._drafted.pop(request_id, None)

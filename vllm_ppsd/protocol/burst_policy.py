@@ -2,7 +2,8 @@
 
 One request alone is a question of stages, links and what the head takes. With several, ticks take
 longer the more rows they carry, so that bursts go first, and then drafting as a whole. Every
-request gets the plan that would be best if all were like it.
+request gets the plan that would be best if all were like it, and ``DraftingGate`` counts whether
+drafting really pays.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from vllm_ppsd.protocol.acceptance import STEPS, StepBook
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes, describe
+from vllm_ppsd.protocol.gate import DraftingGate
 from vllm_ppsd.protocol.load import DOUBT
 from vllm_ppsd.protocol.plan_search import PlanSearch, equal, rounded_rates, rounded_times
 from vllm_ppsd.protocol.yields import YieldBook
@@ -83,6 +85,8 @@ class BurstPolicy:
         self._search = PlanSearch(steps, depth)
         self.acceptance = StepBook()
         self._yields = YieldBook()
+        self._gate = DraftingGate()
+        self._promises: dict[int, float] = {}
         self._plans: dict[str, BurstPlan] = {}
         self._asked = self._looked = 0
         self._requests = 0
@@ -90,7 +94,7 @@ class BurstPolicy:
         self._looks: dict[str, _Look] = {}
         self._newest: dict[int, BurstPlan] = {}
         self._words = ""
-        self._said = ("", -math.inf)
+        self._said = (("", True), -math.inf)
 
     def choose(
         self, request_ids: Sequence[str], times: StageTimes, waits: bool = False
@@ -118,18 +122,24 @@ class BurstPolicy:
             if due:
                 oldest = min(due, key=lambda name: self._looks.get(name, NEVER).at)
                 self._plans[oldest] = self._look(oldest, times)
-        plain = [name for name in request_ids if self._plans[name] == PLAIN]
+        plans = {name: self._plans[name] for name in request_ids}
+        drafting = any(plan != PLAIN for plan in plans.values())
+        promise = self._promises.get(self._requests, 1.0) if drafting else 1.0
+        if not self._gate.choose(self._requests, promise):
+            plans = dict.fromkeys(request_ids, PLAIN)
+        plain = [name for name, plan in plans.items() if plan == PLAIN]
         self.acceptance.decay_to_prior(plain, DOUBT)
-        return {name: self._plans[name] for name in request_ids}
+        return plans
 
     def retired(self, tokens: int, now: float) -> None:
         """Learn what plans really yield.
 
         Args:
-            tokens: of a request, retired at once.
+            tokens: that a tick has retired.
             now: seconds, as the times that ``choose`` is given.
         """
         self._yields.retired(tokens, now)
+        self._gate.retired(tokens, now)
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
@@ -144,11 +154,11 @@ class BurstPolicy:
         Args:
             now: seconds of any clock.
         """
-        words, said = self._said
-        if self._words == words or now - said < LOG_EVERY:
+        (choice, said), news = self._said, (self._words, self._gate.is_open)
+        if news == choice or now - said < LOG_EVERY:
             return None
-        self._said = self._words, now
-        return self._words
+        self._said = news, now
+        return self._words if self._gate.is_open else f"{self._gate.describe()} ({self._words})"
 
     def _doubt(self, plan: BurstPlan) -> float:
         """Return what share of the best plan's yield lets a plan be tried; infinite if none."""
@@ -215,6 +225,7 @@ class BurstPolicy:
         self._looks[request_id] = _Look(self._asked, patience, requests)
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
         self._newest[requests] = best
+        self._promises[requests] = worth(best) / worth(PLAIN)
         return best
 
 

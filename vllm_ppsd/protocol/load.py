@@ -119,14 +119,16 @@ class Admitting(Protocol):
             requests: that are running or in the tick.
         """
 
-    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
-        """Drafts of a lane, or behind it, were compared with what the last stage sampled.
+    def retired(self, tokens: int, now: float) -> None:
+        """A tick's result is in.
 
         Args:
-            lane: the lane.
-            outcome: of it.
+            tokens: of all requests that it has retired.
             now: seconds of any clock.
         """
+
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
+        """Drafts of a lane, or behind it, were compared with what the last stage sampled."""
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""
@@ -179,7 +181,10 @@ class FixedDepth:
         }
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
-    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
+    def retired(self, tokens: int, now: float) -> None:
+        """Nothing is learned of what the plan yields."""
+
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Nothing is learned."""
 
     def forget(self, request_id: str) -> None:
@@ -243,7 +248,7 @@ class LoadPolicy(FixedDepth):
         """Whether stage 0 drafts in a tick that carries a prompt: of one request alone."""
         return requests == 1
 
-    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Learn how many drafts were hits."""
         for i in range(outcome.compared):
             self.acceptance.judged(outcome.request_id, hit=i < outcome.accepted)

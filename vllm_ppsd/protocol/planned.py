@@ -111,13 +111,16 @@ class PlannedLoad:
         """Whether stage 0 drafts in a tick that carries a prompt; of one alone."""
         return requests == 1
 
-    def judged(self, lane: Lane, outcome: Outcome, now: float) -> None:
+    def retired(self, tokens: int, now: float) -> None:
+        """Learn what plans really yield, once times are in seconds."""
+        if self.costs.is_measured:
+            self._policy.retired(tokens, now)
+
+    def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Learn what became of the drafts of a lane, and of the first one behind it.
 
         Where that one replaces a draft, it was the draft that was right or wrong.
         """
-        if self.costs.is_measured:
-            self._policy.retired(len(outcome.tokens), now)
         own, right = lane.samples - 1, len(outcome.tokens) - 1
         behind = outcome.redrafted
         steps, accepted = [*range(REENTRY, REENTRY + own)][: right + 1], right

@@ -1,0 +1,137 @@
+"""Whether several requests draft at all: both ways run by turns, and the faster one stays.
+
+Of many requests the parts of a tick do not tell what drafts cost: the scheduler, detokenising and
+a server's front end take time for every row and token, and often the cores of the stages. So what
+a tick takes is not asked; tokens per second are counted with drafts and without, at loads that are
+about the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WINDOW = 1.5
+"""Seconds that are counted at a time, at least."""
+
+RESULTS = 24
+"""Results of ticks that are, at least."""
+
+BEFORE = 4
+"""Results after a change that are not: of ticks that were sent before."""
+
+MEMORY = 4
+"""Windows after which a rate has forgotten most of what was before."""
+
+STALE = 24
+"""Windows of one way after which what is known of the other is doubted, and it runs for one."""
+
+BETTER = 1.02
+"""Times the rate of one way that the other must have to take its place."""
+
+SURE = 1.5
+"""Times what plain decoding promises that drafting must promise not to be doubted."""
+
+
+@dataclass
+class _Rate:
+    """Tokens per second of one way at one load, and how many windows of the other came since."""
+
+    tokens: float
+    windows: int = 1
+    age: int = 0
+
+
+class DraftingGate:
+    """Lets all requests draft, or none, by what has yielded more tokens a second.
+
+    A load is a number of requests between two powers of 2.
+    """
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple[int, bool], _Rate] = {}
+        self._opened: dict[int, bool] = {}
+        self._now: tuple[int, bool] | None = None
+        self._since: float | None = None
+        self._restart()
+
+    def choose(self, requests: int, promise: float) -> bool:
+        """Return whether requests draft now.
+
+        Args:
+            requests: how many decode.
+            promise: what drafting is expected to yield, in yields of plain decoding; 1 or less
+                where no request would draft.
+        """
+        if requests <= 1 or promise <= 1.0:
+            self._now = None
+            return True
+        load = requests.bit_length()
+        is_open = self._opened.get(load, True)
+        if self._now != (load, is_open):
+            self._now = load, is_open
+            self._restart()
+        elif self._results >= RESULTS and self._seconds >= WINDOW:
+            is_open = self._next(load, is_open, promise)
+        return is_open
+
+    def retired(self, tokens: int, now: float) -> None:
+        """A tick's result is in.
+
+        Args:
+            tokens: of all requests that it has retired.
+            now: seconds of any clock.
+        """
+        self._seen += 1
+        if self._seen <= BEFORE:
+            return
+        if self._since is None:
+            self._since = now
+            return
+        self._results += 1
+        self._tokens += tokens
+        self._seconds = now - self._since
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests draft now."""
+        return self._now is None or self._now[1]
+
+    def describe(self) -> str:
+        """Return why no request drafts, in words."""
+        assert self._now is not None
+        load = self._now[0]
+        drafting, plain = self._rates[load, True], self._rates.get((load, False))
+        without = f"{plain.tokens:.0f} without" if plain else "without them not known yet"
+        return (
+            f"no request of {2 ** (load - 1)} to {2**load - 1} drafts: {drafting.tokens:.0f} "
+            f"tokens/s with drafts, {without}"
+        )
+
+    def _next(self, load: int, is_open: bool, promise: float) -> bool:
+        """Take in a window that is full; return what the next one is of."""
+        seen = self._tokens / self._seconds
+        mine, other = self._rates.get((load, is_open)), self._rates.get((load, not is_open))
+        if mine is None or mine.age >= STALE:
+            mine = self._rates[load, is_open] = _Rate(seen)
+        else:
+            mine.windows = min(mine.windows + 1, MEMORY)
+            mine.tokens += (seen - mine.tokens) / mine.windows
+        mine.age = 0
+        if other is not None:
+            other.age += 1
+        chosen = is_open
+        if other is None or other.age >= STALE:
+            if not is_open or promise < SURE:
+                chosen = not is_open
+        elif other.tokens > BETTER * mine.tokens:
+            chosen = not is_open
+        self._opened[load] = chosen
+        self._now = load, chosen
+        self._restart(changed=chosen != is_open)
+        return chosen
+
+    def _restart(self, changed: bool = True) -> None:
+        self._seen = 0 if changed else BEFORE
+        self._results = self._tokens = 0
+        self._seconds = 0.0
+        self._since = None
