@@ -38,7 +38,7 @@ def test_where_drafts_cost_more_than_they_bring_none_are_made():
     load = Load(20, drafting=400, plain=500)
     assert load.run(5) == pytest.approx(0.4, abs=0.1), "both ways are tried"
     assert load.run(100) < 0.1
-    assert "no request of 16 to 31 drafts: 400 tokens/s with drafts, 500 w" in load.gate.describe()
+    assert "no request of 12 to 23 drafts: 400 tokens/s with drafts, 500 w" in load.gate.describe()
 
 
 def test_where_they_pay_they_are_made():
@@ -92,3 +92,12 @@ def test_results_of_ticks_before_a_change_are_not_counted():
         load.gate.retired(10_000, next(load.clock) * TICK)
     load.run(10)
     assert gate.is_open
+
+
+def test_a_request_that_ends_before_the_next_one_comes_does_not_change_the_load():
+    load = Load(32, drafting=400, plain=500)
+    for step in range(2000):
+        load.requests = 32 - step % 2
+        load.tick()
+    assert not load.gate.is_open
+    assert "no request of 24 to 47 drafts" in load.gate.describe()

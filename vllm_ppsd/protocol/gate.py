@@ -42,10 +42,7 @@ class _Rate:
 
 
 class DraftingGate:
-    """Lets all requests draft, or none, by what has yielded more tokens a second.
-
-    A load is a number of requests between two powers of 2.
-    """
+    """Lets all requests draft, or none, by what has yielded more tokens a second at a load."""
 
     def __init__(self) -> None:
         self._rates: dict[tuple[int, bool], _Rate] = {}
@@ -65,7 +62,7 @@ class DraftingGate:
         if requests <= 1 or promise <= 1.0:
             self._now = None
             return True
-        load = requests.bit_length()
+        load = _load(requests)
         is_open = self._opened.get(load, True)
         if self._now != (load, is_open):
             self._now = load, is_open
@@ -100,10 +97,11 @@ class DraftingGate:
         """Return why no request drafts, in words."""
         assert self._now is not None
         load = self._now[0]
+        least = 3 * 2**load // 4
         drafting, plain = self._rates[load, True], self._rates.get((load, False))
         without = f"{plain.tokens:.0f} without" if plain else "without them not known yet"
         return (
-            f"no request of {2 ** (load - 1)} to {2**load - 1} drafts: {drafting.tokens:.0f} "
+            f"no request of {least} to {2 * least - 1} drafts: {drafting.tokens:.0f} "
             f"tokens/s with drafts, {without}"
         )
 
@@ -135,3 +133,12 @@ class DraftingGate:
         self._results = self._tokens = 0
         self._seconds = 0.0
         self._since = None
+
+
+def _load(requests: int) -> int:
+    """Return a number for about so many requests.
+
+    Loads begin at 3, 6, 12, 24 and so on: servers are often held to powers of 2, and a request
+    that ends before the next one comes must not change the load.
+    """
+    return (requests * 2 // 3).bit_length()
