@@ -2,6 +2,7 @@
 # make test   lint, types and tests, from a fresh machine
 # make test-long     the same, and the end-to-end tests that take long: faults, tensor parallel
 # make bench  the speed table of the README
+# make test-cuda     the engine on this machine's GPUs, in the environment of PYTHON
 # make conformance   vLLM's own scheduler tests against PPSD's scheduler (fetches vLLM's source)
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib64/libtcmalloc_minimal.so.4))
 PRELOAD   = LD_PRELOAD=$(CURDIR)/$(VENV)/lib/libiomp5.so$(if $(TCMALLOC),:$(TCMALLOC))
 
-.PHONY: install demo test test-long lint types unit e2e e2e-long bench conformance clean
+.PHONY: install demo test test-long test-cuda lint types unit e2e e2e-long bench conformance clean
 
 install: $(STAMP)
 
@@ -56,6 +57,10 @@ e2e: $(STAMP) $(MODEL)
 
 e2e-long: $(STAMP) $(MODEL)
 	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and long"
+
+# Where vLLM for CUDA is installed; nothing is installed here.
+test-cuda:
+	$(PYTHON) -m tests.cuda.run
 
 bench: $(STAMP) $(MODEL)
 	$(PRELOAD) $(BIN)/python -m benchmarks.pipeline $(MODEL) --exit-layer 17 --json benchmarks/results/pipeline.json --picture docs/speedup.png

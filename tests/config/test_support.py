@@ -86,3 +86,17 @@ def test_v1_on_cuda_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
     (reason,) = support._platform_reasons()
     assert "on CUDA, PPSD needs vLLM's V2 model runner" in reason
+
+
+@pytest.mark.parametrize(
+    ("cuda", "executor", "said"),
+    [(False, "1", "is for GPUs"), (True, "0", "older Ray executor"), (True, "1", None)],
+)
+def test_ray_is_for_gpus_and_its_newer_executor(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, executor: str, said: str | None
+):
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: cuda)
+    monkeypatch.setenv("VLLM_USE_RAY_V2_EXECUTOR_BACKEND", executor)
+    parallel = SimpleNamespace(distributed_executor_backend="ray", pipeline_parallel_size=2)
+    reasons = list(support._parallel_reasons(parallel))
+    assert (said in reasons[0]) if said else not reasons

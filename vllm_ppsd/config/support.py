@@ -93,8 +93,23 @@ def _parallel_reasons(parallel: Any) -> Iterator[str]:
             yield f"{name} > 1 is not supported yet; leave it at 1"
     backend = parallel.distributed_executor_backend
     own = ("mp", "uni") if parallel.pipeline_parallel_size == 1 else ("mp",)
-    if backend not in (None, *own):
+    if backend == "ray":
+        yield from _ray_reasons()
+    elif backend not in (None, *own):
         yield f"the executor backend {backend!r} is not supported yet; use `mp`"
+
+
+def _ray_reasons() -> Iterator[str]:
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        yield "vLLM's executor backend `ray` is for GPUs; use `mp`"
+    elif not envs.VLLM_USE_RAY_V2_EXECUTOR_BACKEND:
+        yield (
+            "vLLM's older Ray executor runs stages without their workers; leave "
+            "VLLM_USE_RAY_V2_EXECUTOR_BACKEND=0 out, or use `mp`"
+        )
 
 
 def _model_reasons(model: Any, parallel: Any) -> Iterator[str]:

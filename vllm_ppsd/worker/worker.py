@@ -62,7 +62,9 @@ class PPSDWorkerMixin:
 
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
-        several_nodes = self.parallel_config.nnodes > 1  # type: ignore[attr-defined]
+        parallel = self.parallel_config  # type: ignore[attr-defined]
+        # Ray tells nobody how many nodes there are.
+        several_nodes = parallel.nnodes > 1 or parallel.distributed_executor_backend == "ray"
         # On one node vLLM's CPU stages share memory, which is hard to beat.
         hands_over = several_nodes and self.has_cpu_tensors
         channels = StageChannels(
