@@ -26,7 +26,7 @@ from vllm_ppsd.engine.admission import Admission
 from vllm_ppsd.exit_head.create import init_head
 from vllm_ppsd.protocol import PLAIN, BurstPlan, Lane, Outcome, PartCosts, StageTimes
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), BOTH]
+pytestmark = [pytest.mark.e2e, *BOTH]
 
 OPTIONS = {"dtype": "float32", "block_size": 32}
 SCARCE = {"num_gpu_blocks_override": 10, "scheduling_policy": "priority"}

@@ -15,7 +15,7 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, *V2_IN_LONG_RUNS]
 
 EXIT_LAYER, DRAFTS, TOKENS = 3, 3, 40
 PROMPTS = [list(range(5, 25)), list(range(100, 190)), [9, 9, 9, 9]]

@@ -8,7 +8,7 @@ import pytest
 from support import engine as e
 from support.runners import V2_IN_LONG_RUNS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, *V2_IN_LONG_RUNS]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
 SEEDED = [

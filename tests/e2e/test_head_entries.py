@@ -14,7 +14,7 @@ from support.tiny import make_tiny_model
 from vllm_ppsd.exit_head.architectures import ARCHITECTURES
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, *V2_IN_LONG_RUNS]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vllm.lora.request import LoRARequest
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, *V2_IN_LONG_RUNS]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43))]
 SAMPLINGS = [e.params(24), e.params(24, temperature=0.9, seed=7)]

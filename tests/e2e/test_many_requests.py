@@ -8,7 +8,7 @@ import pytest
 from support import engine as e
 from support.runners import V2_IN_LONG_RUNS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, *V2_IN_LONG_RUNS]
 
 SHARED = list(range(200, 248))
 PROMPTS = [

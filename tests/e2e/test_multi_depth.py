@@ -12,7 +12,7 @@ from support.runners import V2_IN_LONG_RUNS
 from vllm_ppsd.exit_head.checkpoint import save
 from vllm_ppsd.exit_head.create import describe_target, head_config, initial_tensors
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, *V2_IN_LONG_RUNS]
 
 PROMPTS = [list(range(5, 25)), list(range(40, 43)), list(range(100, 220))]
 GREEDY = e.params(32)

@@ -12,7 +12,7 @@ from support.variants import PROMPTS, VARIANTS, run
 from vllm_ppsd.trace.recording import record
 from vllm_ppsd.trace.spans import LaneResult
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), BOTH]
+pytestmark = [pytest.mark.e2e, *BOTH]
 
 # Sampling happens on the last stage alike, however many there are.
 BY_STAGES = {2: list(VARIANTS), 3: ["greedy", "temperature", "two tokens"]}

@@ -12,7 +12,7 @@ from support.tiny import make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.usefixtures("runner"), V2_IN_LONG_RUNS]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, *V2_IN_LONG_RUNS]
 
 PROMPT, TOKENS = list(range(5, 45)), 40
 

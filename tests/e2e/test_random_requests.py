@@ -26,7 +26,7 @@ from support.mixes import (
     recorded,
     stay,
 )
-from support.runners import V2_IN_LONG_RUNS
+from support.runners import V2_IN_LONG_RUNS, runs_on
 from vllm.sampling_params import RequestOutputKind
 
 from vllm_ppsd.drafter.recorded import write_record
@@ -42,8 +42,7 @@ PRIORITIES = {"scheduling_policy": "priority"}
 ACCEPTANCES = (0.0, 0.3, 0.7, 0.9, 1.0)
 
 
-@pytest.mark.usefixtures("runner")
-@V2_IN_LONG_RUNS
+@runs_on(V2_IN_LONG_RUNS)
 def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path):
     record = tmp_path / "record.jsonl"
     with e.engine(tiny_llama, ppsd=e.PLAIN, **OPTIONS, **PRIORITIES) as plain:
@@ -69,8 +68,7 @@ def test_every_token_is_that_of_plain_decoding(tiny_llama: Path, tmp_path: Path)
         assert e.prefix_cache_hits(llm) > 0
 
 
-@pytest.mark.usefixtures("runner")
-@V2_IN_LONG_RUNS
+@runs_on(V2_IN_LONG_RUNS)
 @pytest.mark.long
 def test_a_reset_of_running_requests_with_three_ticks_in_flight(tiny_llama: Path, tmp_path: Path):
     mixes = [random_mix(seed, SIZE) for seed in SEEDS]
@@ -90,8 +88,7 @@ def test_a_reset_of_running_requests_with_three_ticks_in_flight(tiny_llama: Path
         e.assert_drafted(llm)
 
 
-@pytest.mark.usefixtures("runner")
-@V2_IN_LONG_RUNS
+@runs_on(V2_IN_LONG_RUNS)
 def test_greedy_tokens_on_one_device_are_those_of_plain_decoding(tiny_llama: Path):
     rng = random.Random(0)
     heads = [rng.choices(VOCABULARY, k=length) for length in (40, 100, 160)]

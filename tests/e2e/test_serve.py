@@ -14,7 +14,7 @@ from support.runners import BOTH
 from support.server import Tiny, serving
 from vllm.utils.network_utils import test_loopback_bind as can_bind
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("runner"), BOTH]
+pytestmark = [pytest.mark.e2e, *BOTH]
 
 
 TEXTS: dict[str, str] = {}

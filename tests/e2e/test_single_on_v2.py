@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 from support import engine as e
+from support.runners import V2
 from support.variants import VARIANTS, run
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.usefixtures("runner"),
-    pytest.mark.parametrize("runner", ["V2"], indirect=True, scope="module"),
-]
+pytestmark = [pytest.mark.e2e, *V2]
 
 
 def test_text_is_that_of_v2_without_drafts(tiny_llama: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import engine as e
 from support.reference import Reference
-from support.runners import V2_IN_LONG_RUNS
+from support.runners import V2_IN_LONG_RUNS, runs_on
 from support.tiny import make_tiny_model
 from vllm import SamplingParams
 
@@ -25,8 +25,7 @@ def run(llm, samplings: list[SamplingParams]) -> list[e.Output]:
     return [e.generate(llm, prompt, sampling) for prompt in PROMPTS for sampling in samplings]
 
 
-@pytest.mark.usefixtures("runner")
-@V2_IN_LONG_RUNS
+@runs_on(V2_IN_LONG_RUNS)
 def test_two_stages_of_two_ranks(tmp_path: Path):
     model = tiny_model(tmp_path, tied=True, draft_token_ids=list(range(0, 512, 2)))
     with e.engine(model, ppsd=e.PLAIN, **OPTIONS) as plain:
@@ -36,8 +35,7 @@ def test_two_stages_of_two_ranks(tmp_path: Path):
         e.assert_drafted(llm)
 
 
-@pytest.mark.usefixtures("runner")
-@V2_IN_LONG_RUNS
+@runs_on(V2_IN_LONG_RUNS)
 def test_one_stage_of_two_ranks(tmp_path: Path):
     model = tiny_model(tmp_path, tied=False, draft_token_ids=None)
     reference = Reference(model)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
 import pytest
 import vllm.config.vllm
 
 from support import v2
 
-BOTH = pytest.mark.parametrize("runner", ["V1", "V2"], indirect=True, scope="module")
-V2_IN_LONG_RUNS = pytest.mark.parametrize(
-    "runner",
-    ["V1", pytest.param("V2", marks=pytest.mark.long)],
-    indirect=True,
-    scope="module",
-)
+
+def _on(*runners: object) -> list[pytest.MarkDecorator]:
+    return [
+        pytest.mark.usefixtures("runner"),
+        pytest.mark.parametrize("runner", runners, indirect=True, scope="module"),
+    ]
+
+
+BOTH = _on("V1", "V2")
+V2 = _on("V2")
+V2_IN_LONG_RUNS = _on("V1", pytest.param("V2", marks=pytest.mark.long))
+
+
+def runs_on(marks: list[pytest.MarkDecorator]) -> Callable[[Any], Any]:
+    """Let one test of a module run on these runners."""
+    return lambda test: reduce(lambda marked, mark: mark(marked), marks, test)
 
 
 def use(patch: pytest.MonkeyPatch, runner: str) -> None:
