@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_ppsd.drafter.interface import ExitStates, Promising, Wanted
 from vllm_ppsd.exit_head.continuation import Continuation
@@ -14,6 +13,7 @@ from vllm_ppsd.exit_head.module import ExitHead, Guess
 from vllm_ppsd.protocol import Candidate, Draft
 from vllm_ppsd.runner.port import RunnerPort
 from vllm_ppsd.sampling.drafts import is_greedy, shape
+from vllm_ppsd.to_device import on_device
 
 Draw = Callable[[torch.Tensor, Sequence[Any], Sequence[Wanted], torch.Tensor], torch.Tensor]
 """Draws drafts of sampled requests: from logits shaped by their parameters (float32 [rows, draft
@@ -78,8 +78,9 @@ class HeadDrafter:
         replaces: Sequence[int] = [0] * len(wanted)
         if len(every) > len(wanted):
             kept, replaces = _first_changes(tokens.tolist(), wanted)
-            tokens, final, probabilities = tokens[kept], final[kept], probabilities[kept]
             wanted = [every[row] for row in kept]
+            here = on_device(kept, tokens.device)
+            tokens, final, probabilities = tokens[here], final[here], probabilities[here]
         steps = [_Step(range(len(wanted)), tokens, probabilities)]
         if any(one.length > 1 for one in wanted):
             steps += self._continue(final, tokens, wanted, made=1)
@@ -95,7 +96,7 @@ class HeadDrafter:
         wanted: Sequence[Wanted],
         promising: Promising | None = None,
     ) -> Sequence[tuple[Draft, ...]]:
-        known = async_tensor_h2d(list(tokens), device=final.device, dtype=torch.int64)
+        known = on_device(tokens, final.device)
         steps = self._continue(final, known, wanted, made=0, promising=promising)
         return self._bursts(wanted, steps, number=2)
 
@@ -133,7 +134,8 @@ class HeadDrafter:
         while going := [i for i in places if wanted[i].length > made and i not in doubtful]:
             if len(going) < len(places):
                 kept = [place for place, i in enumerate(places) if i in going]
-                final, tokens = final[kept], tokens[kept]
+                here = on_device(kept, tokens.device)
+                final, tokens = final[here], tokens[here]
             places = going
             with self._port.draft_context(
                 [wanted[i].row for i in places],
@@ -191,11 +193,12 @@ class HeadDrafter:
             wanted[i]._replace(position=wanted[i].position + made, depth=wanted[i].depth + made)
             for i in drawn
         ]
-        shaped = shape(guess.logits[drawn] if some else guess.logits, of_drawn)
+        rows = on_device(drawn, guess.drafts.device)
+        shaped = shape(guess.logits[rows] if some else guess.logits, of_drawn)
         tokens = self._draw(shaped, of_drawn, here, self._token_ids)
         if some:
             mixed = guess.drafts.clone()
-            mixed[drawn] = tokens
+            mixed[rows] = tokens
             return mixed
         return tokens
 
@@ -210,9 +213,7 @@ def _rows_of(last: torch.Tensor, wanted: Sequence[Wanted]) -> torch.Tensor:
     back = [back for one in wanted for back in range(len(one.embedded), -1, -1)]
     counts = [1 + len(one.embedded) for one in wanted]
     of = [row for row, count in enumerate(counts) for _ in range(count)]
-    places, behind = (
-        async_tensor_h2d(x, device=last.device, dtype=torch.int64) for x in (of, back)
-    )
+    places, behind = (on_device(x, last.device) for x in (of, back))
     return last[places] - behind
 
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from vllm.config import VllmConfig
 from vllm.forward_context import set_forward_context
-from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
+
+from vllm_ppsd.to_device import on_device
 
 
 class Layout(NamedTuple):
@@ -46,7 +47,7 @@ def draft_context(
         steps: how often the context moves on, at most.
     """
     device = layout.device
-    first = async_tensor_h2d(list(positions), device=device, dtype=torch.int64)
+    first = on_device(positions, device)
     at = first + torch.arange(steps, device=device)[:, None]
     groups = [_group(blocks, size, positions, at) for blocks, size in layout.tables]
     attention: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import torch
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
 from vllm_ppsd.sampling.noise import choose, exponential_noise
+from vllm_ppsd.to_device import on_device
 
 GREEDY = 1e-5
 """Temperatures below are greedy to vLLM."""
@@ -38,7 +39,7 @@ def shape(logits: torch.Tensor, samplings: Sequence[Any]) -> torch.Tensor:
     """Return a copy of ``logits`` under temperature, min-p, top-k and top-p, as vLLM's sampler."""
 
     def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype, device=logits.device)
+        return on_device(values, logits.device, dtype)
 
     size = logits.shape[-1]
     shaped = logits / column([s.temperature for s in samplings])[:, None]

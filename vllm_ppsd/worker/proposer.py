@@ -13,6 +13,7 @@ from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Lane, Tick
 from vllm_ppsd.runner.port import Batch, PipelinePort
 from vllm_ppsd.sampling.seeds import SeedBook
+from vllm_ppsd.to_device import on_device
 from vllm_ppsd.worker.channels import Sender, StageChannels
 from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
@@ -148,7 +149,7 @@ class ProposerStage(NonLastStage):
         ]
         last = batch.last
         if len(wanted) < len(batch.lanes):
-            last = last[[one.row for one in wanted]]
+            last = last[on_device([one.row for one in wanted], last.device)]
         exit_states = _exit_states(batch.positions, states, self._read_deeper(batch))
         longest = max((one.length for one in wanted), default=0)
         with (

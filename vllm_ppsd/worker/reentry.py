@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_ppsd.protocol import Lane, Outcome, Verdict
 from vllm_ppsd.worker.channels import bytes_of
@@ -86,7 +87,7 @@ class FinalStates:
                 )
             tokens.append(token)
             states.append(state)
-        return tokens, torch.stack(states).to(self._device)
+        return tokens, async_tensor_h2d(torch.stack(states), device=self._device, dtype=self._dtype)
 
     def forget(self, request_id: str) -> None:
         """Drop what is kept of a request that has left, or that re-enters without drafts."""

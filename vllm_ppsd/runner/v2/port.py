@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.forward_context import set_forward_context
-from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
 from vllm_ppsd.drafter.interface import Wanted
@@ -24,6 +23,7 @@ from vllm_ppsd.runner.drafting import Layout, draft_context
 from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
 from vllm_ppsd.runner.v2.sampler import LaneSampler, write
 from vllm_ppsd.sampling.seeds import SeedBook, Seeds
+from vllm_ppsd.to_device import on_device
 
 
 class V2Port(BasePort):
@@ -49,7 +49,7 @@ class V2Port(BasePort):
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
     ) -> AbstractContextManager[Iterator[torch.Tensor]]:
         runner = self._runner
-        chosen = self.on_device([self._slot(self._rows[row]) for row in rows])
+        chosen = on_device([self._slot(self._rows[row], self.device) for row in rows])
         sizes, tables = runner.block_tables.block_sizes, runner.block_tables.block_tables
         blocks = [(table.gpu[chosen], size) for table, size in zip(tables, sizes, strict=True)]
         layout = Layout(self.vllm_config, self.device, runner.attn_groups, blocks)
@@ -70,9 +70,9 @@ class V2Port(BasePort):
             logits,
             torch.arange(len(shaped), device=self.device),
             shaped.new_ones(len(shaped)),
-            self.on_device([seeds.seed(one.request_id) for one in wanted]),
+            on_device([seeds.seed(one.request_id) for one in wanted], self.device),
             # V2 counts the position of the token that the drawn one is sampled behind.
-            self.on_device([one.position - 1 for one in wanted]),
+            on_device([one.position - 1 for one in wanted], self.device),
             apply_temperature=False,
             is_drafting=False,
             use_fp64=self.vllm_config.model_config.use_fp64_gumbel,
@@ -105,10 +105,6 @@ class V2Port(BasePort):
     def _slot(self, request_id: str) -> int:
         slot: int = self._runner.req_states.req_id_to_index[request_id]
         return slot
-
-    def on_device(self, values: Sequence[int]) -> torch.Tensor:
-        """Return integers, int64, without waiting for the device."""
-        return async_tensor_h2d(list(values), device=self.device, dtype=torch.int64)
 
 
 class V2PipelinePort(V2Port):
@@ -165,7 +161,7 @@ class V2PipelinePort(V2Port):
         if not rows:
             return idx_mapping
         marked = idx_mapping.clone()
-        marked.index_fill_(0, self.on_device(rows), -1)
+        marked.index_fill_(0, on_device(rows, self.device), -1)
         return marked
 
     def update_states(self, scheduler_output: Any) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from vllm.utils.torch_utils import async_tensor_h2d
+
+from vllm_ppsd.to_device import on_device
 
 
 class LaneSampler:
@@ -69,9 +70,8 @@ class LaneSampler:
 def write(target: torch.Tensor, places: Sequence[int], values: Sequence[int]) -> None:
     """Write integers to places of a vector on the device, without waiting for it."""
     if places:
-        where = async_tensor_h2d(list(places), device=target.device, dtype=torch.int64)
-        what = async_tensor_h2d(list(values), device=target.device, dtype=target.dtype)
-        target.index_copy_(0, where, what)
+        what = on_device(values, target.device, target.dtype)
+        target.index_copy_(0, on_device(places, target.device), what)
 
 
 def accepted(

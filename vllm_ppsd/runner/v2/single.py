@@ -16,6 +16,7 @@ from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.runner.port import Verified
 from vllm_ppsd.runner.v2.port import V2Port
 from vllm_ppsd.single.proposer import EarlyExitProposer
+from vllm_ppsd.to_device import on_device
 
 
 class V2SinglePort(V2Port):
@@ -127,7 +128,7 @@ class EarlyExitSpeculator(BaseSpeculator):
     def _padded(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
         width = self._width
         flat = [token for mine in drafts for token in (*mine, *[0] * (width - len(mine)))]
-        return self._port.on_device(flat).view(len(drafts), width)
+        return on_device(flat, self._port.device).view(len(drafts), width)
 
     def _write_entries(
         self,
