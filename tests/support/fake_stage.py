@@ -36,6 +36,9 @@ class FakeStage:
     def discards(self, lane: Lane) -> bool:
         return lane.request_id in self.stale
 
+    def finish_sends(self) -> None:
+        self.calls.append("sends are done")
+
     def run(self, batch: Any, layers: Any) -> Any:
         self.calls.append(batch)
         return None if self.stale and not self.samples else layers()

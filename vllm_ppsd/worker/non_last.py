@@ -42,11 +42,11 @@ class NonLastStage(Stage):
 
     def run(self, batch: Batch, layers: Callable[[], Any]) -> Any:
         if not self._config.max_drafts:
-            self._finish_sends()
+            self.finish_sends()
             return self._run_layers(batch, layers)
         with self.events.span(What.HOLD):
             self._hold(batch.tick)
-        self._finish_sends()
+        self.finish_sends()
         self._entered(batch)
         if not self._gate.start(batch.tick):
             self._send_back(batch.tick, batch.last, None)

@@ -132,11 +132,11 @@ class Stage:
                 states = hidden[last] if residual is None else hidden[last] + residual[last]
             self._feedback_sender.send(tick.number, states)
 
-    def _finish_sends(self) -> None:
+    def finish_sends(self) -> None:
         """Wait until the next stage has what the previous tick sent.
 
         vLLM waits before it prepares the next tick's inputs; it is enough to wait
-        before the layers run, which may write to the buffers that were sent.
+        before anything writes to the buffers that were sent.
         """
         for handle in self.sends:
             handle.wait()

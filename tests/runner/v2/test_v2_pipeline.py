@@ -171,6 +171,13 @@ def test_graphs_of_whole_ticks_are_for_lanes_of_one_token():
     assert mixed.decode_query_len == 4
 
 
+def test_a_middle_stage_has_sent_before_v2_copies_what_has_come():
+    middle = runner(stage := Stage())
+    middle.is_first_pp_rank = False
+    middle.execute_model(step(A))
+    assert stage.calls[0] == "sends are done"
+
+
 def test_prompts_are_no_business_of_the_stage():
     first = runner(Stage())
     first.execute_model(step(Lane("a", 3, 1, length=2, samples=0)))

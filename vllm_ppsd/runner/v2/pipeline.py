@@ -156,6 +156,10 @@ class V2RunnerMixin(BaseMixin):
                     step.tokens[request_id] += tokens
         step.inputs = prepare()
         self._port.write_inputs(step.inputs, step.tokens)
+        if not self.is_first_pp_rank:  # type: ignore[attr-defined]
+            # V2 copies the states that have come to buffers of its own next; layers that add in
+            # place have handed these very buffers on.
+            stage.finish_sends()
         return step.inputs
 
     def postprocess_sampled(self, idx_mapping: torch.Tensor, *args: Any, **kwargs: Any) -> None:

@@ -49,7 +49,7 @@ class V2Port(BasePort):
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
     ) -> AbstractContextManager[Iterator[torch.Tensor]]:
         runner = self._runner
-        chosen = on_device([self._slot(self._rows[row], self.device) for row in rows])
+        chosen = on_device([self._slot(self._rows[row]) for row in rows], self.device)
         sizes, tables = runner.block_tables.block_sizes, runner.block_tables.block_tables
         blocks = [(table.gpu[chosen], size) for table, size in zip(tables, sizes, strict=True)]
         layout = Layout(self.vllm_config, self.device, runner.attn_groups, blocks)
