@@ -7,8 +7,12 @@ does, if ``PYTHON_PATH`` is on its ``PYTHONPATH``: it finds there what it takes 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from support.late import SEED
 
 _HERE = Path(__file__).parent
 PYTHON_PATH = os.pathsep.join(map(str, (_HERE.parents[1], _HERE / "plugin")))
@@ -20,12 +24,18 @@ def install() -> None:
 
     # The config refuses V2 where Triton is missing; nobody else needs to believe in Triton.
     vllm.config.vllm.HAS_TRITON = True
-    register()
+    if SEED in os.environ:
+        from support.late import installed
+
+        installed.install()
+        register(installed.launched)
+    else:
+        register()
 
 
 @cache
-def register() -> None:
-    """Run V2's kernels in torch."""
+def register(launched: Callable[[Any], Any] | None = None) -> None:
+    """Run V2's kernels in torch; ``launched`` makes of a kernel what launches it."""
     from support.v2 import kernels
 
-    kernels.register()
+    kernels.register(launched)

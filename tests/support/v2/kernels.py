@@ -8,6 +8,7 @@ in their order; `test_v2_kernels.py` compares the results with the interpreter's
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,25 +21,29 @@ from support.v2 import sampling_kernels
 INPUTS = "vllm.v1.worker.gpu.input_batch"
 
 
-def register() -> None:
-    """Let this process's V2 runner launch the functions below in place of Triton kernels."""
+def register(launched: Callable[[Any], Any] | None = None) -> None:
+    """Let this process's V2 runner launch the functions below in place of Triton kernels.
+
+    Args:
+        launched: makes of a kernel what launches it; without it, one runs where it is launched.
+    """
     if not hasattr(triton, "next_power_of_2"):
         triton.next_power_of_2 = lambda n: 1 << max(0, n - 1).bit_length()
-    register_kernels(
-        {
-            "vllm.v1.worker.gpu.buffer_utils._apply_write_kernel": apply_write,
-            "vllm.v1.worker.gpu.block_table._gather_block_tables_kernel": gather_block_tables,
-            "vllm.v1.worker.gpu.block_table._compute_slot_mappings_kernel": compute_slot_mappings,
-            f"{INPUTS}._prepare_prefill_inputs_kernel": prepare_prefill_inputs,
-            f"{INPUTS}._prepare_pos_seq_lens_kernel": prepare_pos_seq_lens,
-            f"{INPUTS}._combine_sampled_and_draft_tokens_kernel": combine_tokens,
-            f"{INPUTS}._get_num_sampled_and_rejected_kernel": num_sampled_and_rejected,
-            f"{INPUTS}._post_update_kernel": post_update,
-            f"{INPUTS}._post_update_num_computed_tokens_kernel": post_update_num_computed,
-            f"{INPUTS}._expand_idx_mapping_kernel": expand_idx_mapping,
-        }
-        | sampling_kernels.KERNELS
-    )
+    kernels = {
+        "vllm.v1.worker.gpu.buffer_utils._apply_write_kernel": apply_write,
+        "vllm.v1.worker.gpu.block_table._gather_block_tables_kernel": gather_block_tables,
+        "vllm.v1.worker.gpu.block_table._compute_slot_mappings_kernel": compute_slot_mappings,
+        f"{INPUTS}._prepare_prefill_inputs_kernel": prepare_prefill_inputs,
+        f"{INPUTS}._prepare_pos_seq_lens_kernel": prepare_pos_seq_lens,
+        f"{INPUTS}._combine_sampled_and_draft_tokens_kernel": combine_tokens,
+        f"{INPUTS}._get_num_sampled_and_rejected_kernel": num_sampled_and_rejected,
+        f"{INPUTS}._post_update_kernel": post_update,
+        f"{INPUTS}._post_update_num_computed_tokens_kernel": post_update_num_computed,
+        f"{INPUTS}._expand_idx_mapping_kernel": expand_idx_mapping,
+    } | sampling_kernels.KERNELS
+    if launched is not None:
+        kernels = {name: launched(kernel) for name, kernel in kernels.items()}
+    register_kernels(kernels)
 
 
 def apply_write(
