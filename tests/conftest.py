@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from support import runners
-from support.tiny import make_tiny_model
+from support.heads import with_steps
+from support.reference import Reference
+from support.tiny import calmed, make_tiny_model
 
 from vllm_ppsd.exit_head.create import init_head
 
@@ -18,6 +20,18 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama with a lens head for exit layer 3 in its folder."""
     folder = make_tiny_model(tmp_path_factory.mktemp("models") / "llama")
     init_head(str(folder), folder / "ppsd", exit_layer=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def going_on(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a head that goes on and is often right."""
+    folder = calmed(tiny_llama, tmp_path_factory.mktemp("calmed") / "llama")
+    init_head(str(folder), folder / "one", exit_layer=3, head_type="transformer")
+    reference = Reference(folder)
+    prompts = [[5, 6, 7], [9, 9], *(list(range(start, start + 40)) for start in (9, 100, 200, 300))]
+    texts = [[*prompt, *reference.greedy(prompt, 60)] for prompt in prompts]
+    with_steps(folder / "one", folder / "ppsd", 4, texts, folder)
     return folder
 
 

@@ -10,21 +10,18 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import engine as e
 from support.distribution import check_distribution
-from support.heads import with_steps
 from support.mixes import check, drive, plain_runs, recorded
+from support.plans import AnyPlan
 from support.reference import Reference
 from support.runners import BOTH
-from support.tiny import calmed
 
 from vllm_ppsd.drafter.recorded import write_record
 from vllm_ppsd.engine.admission import Admission
-from vllm_ppsd.exit_head.create import init_head
-from vllm_ppsd.protocol import PLAIN, BurstPlan, Lane, Outcome, PartCosts, StageTimes
+from vllm_ppsd.protocol import Lane, Outcome, PartCosts, StageTimes
 
 pytestmark = [pytest.mark.e2e, *BOTH]
 
@@ -33,20 +30,6 @@ SCARCE = {"num_gpu_blocks_override": 10, "scheduling_policy": "priority"}
 ACCEPTANCES = (0.5, 0.9, 0.0, 0.8, 1.0)
 LONG = [list(range(start, start + 40)) for start in (5, 100, 200)]
 """Prompts of requests that need more blocks than there are, all together."""
-
-
-class AnyPlan:
-    """In place of a policy: another plan whenever one is asked for."""
-
-    def __init__(self, depth: int) -> None:
-        self._rng, self._depth = random.Random(0), depth
-
-    def plan(self, request: Any) -> BurstPlan:
-        if request.use_structured_output:
-            return PLAIN
-        rng = self._rng
-        depth = rng.choice([0, self._depth, self._depth])
-        return BurstPlan(rng.choice([0, 1, 3, 7]), rng.choice([1, 1, 2, 3, 8]), depth)
 
 
 def run_mixes(model: Path, folder: Path, seeds: range, size: int, stages: int) -> None:
@@ -125,30 +108,18 @@ def test_many_random_requests_with_random_bursts(
     assert replaced["right"] > 0
 
 
-@pytest.fixture(scope="module")
-def model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with a head that goes on and is often right."""
-    folder = calmed(tiny_llama, tmp_path_factory.mktemp("calmed") / "llama")
-    init_head(str(folder), folder / "one", exit_layer=3, head_type="transformer")
-    reference = Reference(folder)
-    prompts = [[5, 6, 7], [9, 9], *(list(range(start, start + 40)) for start in (9, 100, 200, 300))]
-    texts = [[*prompt, *reference.greedy(prompt, 60)] for prompt in prompts]
-    with_steps(folder / "one", folder / "ppsd", 4, texts, folder)
-    return folder
-
-
 def test_a_head_that_goes_on_is_used_as_the_policy_says(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+    going_on: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Without any option: bursts, of one request and of several.
 
     What parts of a tick take is given: in so small a model it is anything.
     """
     monkeypatch.setattr(PartCosts, "times", lambda _: StageTimes((1.0, 1.0), 0.05, 0.05, 0.02))
-    reference = Reference(model)
+    reference = Reference(going_on)
     prompts = [[5, 6, 7], *(list(range(start, start + 40)) for start in (9, 100, 200, 300))]
     expected = [reference.greedy(prompt, 60) for prompt in prompts]
-    with e.engine(model, ppsd={}, **OPTIONS) as llm:
+    with e.engine(going_on, ppsd={}, **OPTIONS) as llm:
         assert [e.generate(llm, prompt, e.params(60)).tokens for prompt in prompts] == expected
         e.assert_drafted(llm)
         assert e.accepted_by_position(llm)[1] > 0
@@ -157,7 +128,7 @@ def test_a_head_that_goes_on_is_used_as_the_policy_says(
 
 
 @pytest.mark.long
-def test_draft_then_verify_is_what_one_device_does(model: Path):
+def test_draft_then_verify_is_what_one_device_does(going_on: Path):
     """Of two ways to the same drafts, one sends final states from stage to stage."""
     prompts = [[5, 6, 7], list(range(9, 49))]
     drafts = 4
@@ -166,7 +137,7 @@ def test_draft_then_verify_is_what_one_device_does(model: Path):
         (1, {"num_speculative_tokens": drafts, "draft_threshold": 0.0}),
         (3, {"exact": False, "burst": {"reentry": drafts, "following": 0}}),
     ):
-        with e.engine(model, stages=stages, ppsd=options, **OPTIONS) as llm:
+        with e.engine(going_on, stages=stages, ppsd=options, **OPTIONS) as llm:
             outputs = [e.generate(llm, prompt, e.params(120)) for prompt in prompts]
             seen.append((outputs, e.counts(llm)[1]))
             e.assert_drafted(llm)
@@ -187,26 +158,26 @@ def check_outputs(here: Sequence[e.Output], there: Sequence[e.Output]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("stages", "ranks"), [(3, 1), (2, 2)])
-def test_sampled_requests_with_a_head_that_goes_on(model: Path, stages: int, ranks: int):
+def test_sampled_requests_with_a_head_that_goes_on(going_on: Path, stages: int, ranks: int):
     options = OPTIONS | {"tensor_parallel_size": ranks}
     prompt = list(range(5, 45))
     asked = [
         e.params(60),
         e.params(60, temperature=1.0, seed=3, presence_penalty=0.7, bad_words=["t17"]),
     ]
-    with e.engine(model, stages=stages, ppsd=e.PLAIN, **options) as plain:
+    with e.engine(going_on, stages=stages, ppsd=e.PLAIN, **options) as plain:
         expected = [e.generate(plain, prompt, one) for one in asked]
     ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
-    with e.engine(model, stages=stages, ppsd=ppsd, **options) as llm:
+    with e.engine(going_on, stages=stages, ppsd=ppsd, **options) as llm:
         check_outputs([e.generate(llm, prompt, one) for one in asked], expected)
         e.assert_drafted(llm)
         assert e.accepted_by_position(llm)[1] > 0
 
 
 @pytest.mark.long
-def test_sampled_bursts_are_distributed_as_the_target_says(model: Path):
+def test_sampled_bursts_are_distributed_as_the_target_says(going_on: Path):
     ppsd = {"exact": False, "burst": {"reentry": 3, "following": 2}}
-    with e.engine(model, stages=2, ppsd=ppsd, **OPTIONS) as llm:
-        check_distribution(llm, Reference(model), [9, 9])
+    with e.engine(going_on, stages=2, ppsd=ppsd, **OPTIONS) as llm:
+        check_distribution(llm, Reference(going_on), [9, 9])
         e.assert_drafted(llm)
         assert e.accepted_by_position(llm)[1] > 0
