@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.support.sources import record
 
-from .expectations import PASSES, Expectations
+from .expectations import PASSES, Expectations, files_for
 from .fetch import FetchError, fetch, fetch_python, installed_version
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -31,9 +31,10 @@ def main() -> int:
     )
     given = parser.parse_args()
     cache = given.cache.resolve()
-    expectations = Expectations.read()
     try:
-        folder = fetch(given.version or installed_version(), cache)
+        version = given.version or installed_version()
+        expectations = Expectations.read(files_for(version))
+        folder = fetch(version, cache)
         paths = _python_paths(given.version, cache) if given.version else []
         problems = [p for at in PASSES for p in _run(expectations, folder, cache, at, paths)]
     except (FetchError, PytestError) as error:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from conformance.expectations import ELSEWHERE, Expectations, ExpectationsError
+from conformance.expectations import (
+    ELSEWHERE,
+    FILE,
+    MUST_PASS,
+    Expectations,
+    ExpectationsError,
+    files_for,
+)
 
 CONTENT = """
 [reasons]
@@ -18,6 +25,15 @@ test_one = "must pass"
 test_two = { plain = "ahead", drafts = "must pass" }
 "test_three[x]" = "must pass"
 "test_three[y]" = "slots"
+"""
+LATER = """
+[reasons]
+later = "It came later."
+
+["tests/test_a.py"]
+test_one = "ahead"
+"test_three[y]" = "gone"
+test_four = { plain = "later", drafts = "must pass" }
 """
 AS_EXPECTED = {
     "tests/test_a.py::test_one[0-a]": "passed",
@@ -33,9 +49,11 @@ def expectations(tmp_path: Path) -> Expectations:
     return read(tmp_path, CONTENT)
 
 
-def read(folder: Path, content: str) -> Expectations:
-    (folder / "expectations.toml").write_text(content)
-    return Expectations.read(folder / "expectations.toml")
+def read(folder: Path, *contents: str) -> Expectations:
+    files = [folder / f"{number}.toml" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(content)
+    return Expectations.read(files)
 
 
 def test_as_expected(expectations: Expectations) -> None:
@@ -88,5 +106,35 @@ def test_misspelt(tmp_path: Path, content: str, odd: str) -> None:
         read(tmp_path, content)
 
 
-def test_the_file_that_ships() -> None:
-    assert len(Expectations.read().files) == 2
+def test_a_later_series(tmp_path: Path) -> None:
+    later = read(tmp_path, CONTENT, LATER)
+    assert later.files == ("tests/test_a.py",)
+    assert {name.partition("::")[2]: entry["plain"] for name, entry in later.tests.items()} == {
+        "test_one": "ahead",
+        "test_two": "ahead",
+        "test_three[x]": MUST_PASS,
+        "test_four": "later",
+    }
+    assert later.reasons["slots"] and later.reasons["later"]
+
+
+@pytest.mark.parametrize(
+    ("content", "odd"),
+    [
+        (LATER.replace('test_one = "ahead"', 'test_one = "must pass"'), "test_one"),
+        (LATER.replace("test_three[y]", "test_three[z]"), "test_three.z"),
+        (LATER.replace('plain = "later"', 'plain = "ahead"'), "not used: later"),
+        (LATER.replace("later =", "ahead =").replace('"later"', '"slots"'), "again.*: ahead"),
+    ],
+)
+def test_a_later_series_says_only_what_differs(tmp_path: Path, content: str, odd: str) -> None:
+    with pytest.raises(ExpectationsError, match=odd):
+        read(tmp_path, CONTENT, content)
+
+
+@pytest.mark.parametrize(("version", "files"), [("0.32.0", 1), ("0.33.0", 2), ("0.33.1", 2)])
+def test_the_files_that_ship(version: str, files: int) -> None:
+    given = files_for(version)
+    assert given[0] == FILE
+    assert len(given) == files
+    assert len(Expectations.read(given).files) == 2
