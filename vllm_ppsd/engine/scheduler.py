@@ -148,11 +148,12 @@ class PPSDScheduler(AsyncScheduler):
         if lane is not None and outcome is not None and outcome.compared:
             self._admission.judged(lane, outcome)
             self._observe(request, outcome, drafts)
-            if not stopped and not is_stale:
-                if outcome.missed:
+            if not is_stale:
+                if outcome.missed and not stopped:
                     self._flush(request)
-                elif outcome.continues is not None:
-                    self._replace(request, lane.samples - len(outcome.tokens))
+                elif stopped or outcome.continues is not None:
+                    # vLLM 0.33 hashes all that is then no longer in flight.
+                    self._take_back(request, lane.samples - len(outcome.tokens))
         return kept, stopped
 
     def _lane(self, request_id: str, position: int, length: int) -> Lane:
@@ -201,8 +202,8 @@ class PPSDScheduler(AsyncScheduler):
         stats, self._step_stats = self._step_stats, None
         return super().make_stats(stats, *args, **kwargs)
 
-    def _replace(self, request: Request, replaced: int) -> None:
-        """Take back drafts that the lane behind them has taken the place of."""
+    def _take_back(self, request: Request, replaced: int) -> None:
+        """Take back a lane's last drafts: wrong ones, or such as the lane behind has replaced."""
         if replaced:
             after = without_replaced(_flight_of(request), replaced)
             request.num_computed_tokens = after.computed
