@@ -83,7 +83,8 @@ def _run(
 
 def _environment(cache: Path, paths: Sequence[Path]) -> dict[str, str]:
     return {
-        "PYTHONPATH": os.pathsep.join(map(str, [TESTS, *paths])),
+        # The package beside these tests, whichever is installed.
+        "PYTHONPATH": os.pathsep.join(map(str, [TESTS, TESTS.parent, *paths])),
         "VLLM_USE_V2_MODEL_RUNNER": "0",  # as on CPUs
         # A model that has no stand-in is not there, whatever this machine has.
         "HF_HUB_OFFLINE": "1",
