@@ -209,3 +209,15 @@ def test_a_look_is_put_off_to_when_stages_work_but_not_for_ever():
     for _ in range(4 * PATIENCE):
         choice.choose(["r"], parts, waits=True)
     assert looks[2:] == [3 * PATIENCE + 11, 5 * PATIENCE + 11]
+
+
+def test_requests_that_draft_in_vain_stop():
+    chooser, parts = policy(), times(2, 0.1, 0, 0.05)
+    drafting = []
+    for tick in range(4000):
+        plans = chooser.choose([f"r{i}" for i in range(7 + tick % 2)], parts)
+        drafts = any(plan != PLAIN for plan in plans.values())
+        drafting.append(drafts)
+        chooser.retired(6 if drafts else 8, now=0.05 * tick)
+    assert all(drafting[:24]), "it promises more than plain decoding"
+    assert sum(drafting[-1000:]) < 100

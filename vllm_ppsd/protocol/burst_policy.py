@@ -86,7 +86,7 @@ class BurstPolicy:
         self.acceptance = StepBook()
         self._yields = YieldBook()
         self._gate = DraftingGate()
-        self._promises: dict[int, float] = {}
+        self._promise = 1.0
         self._plans: dict[str, BurstPlan] = {}
         self._asked = self._looked = 0
         self._requests = 0
@@ -124,8 +124,7 @@ class BurstPolicy:
                 self._plans[oldest] = self._look(oldest, times)
         plans = {name: self._plans[name] for name in request_ids}
         drafting = any(plan != PLAIN for plan in plans.values())
-        promise = self._promises.get(self._requests, 1.0) if drafting else 1.0
-        if not self._gate.choose(self._requests, promise):
+        if not self._gate.choose(self._requests, self._promise if drafting else 1.0):
             plans = dict.fromkeys(request_ids, PLAIN)
         plain = [name for name, plan in plans.items() if plan == PLAIN]
         self.acceptance.decay_to_prior(plain, DOUBT)
@@ -225,7 +224,7 @@ class BurstPolicy:
         self._looks[request_id] = _Look(self._asked, patience, requests)
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
         self._newest[requests] = best
-        self._promises[requests] = worth(best) / worth(PLAIN)
+        self._promise = worth(best) / worth(PLAIN)
         return best
 
 
