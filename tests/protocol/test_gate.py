@@ -30,7 +30,7 @@ class Load:
 
     def tick(self) -> bool:
         way = self.gate.choose(self.requests, self.promise)
-        self.gate.retired(round(self.rates[way] * TICK), next(self.clock) * TICK)
+        self.gate.retired(round(self.rates[way] * TICK), next(self.clock) * TICK, prompts=False)
         return way
 
 
@@ -76,9 +76,22 @@ def test_one_request_and_plain_plans_are_no_business_of_it(change: Callable[[Loa
     assert load.run(10) == 1.0
 
 
-def test_what_is_sure_is_not_doubted():
-    load = Load(2, drafting=400, plain=500, promise=1.6)
-    assert load.run(100) == 1.0
+def test_what_loses_again_and_again_is_tried_less_and_less():
+    load = Load(20, drafting=400, plain=500)
+    first, later = load.run(200), load.run(800)
+    assert 0 < later < first / 2
+
+
+def test_ticks_with_prompts_are_not_counted():
+    load = Load(20, drafting=500, plain=400)
+    for step in range(4000):
+        way = load.gate.choose(20, 1.2)
+        # Drafting happens to run beside the prompts.
+        prompts = way and step % 3 == 0
+        for _ in range(20 if prompts else 1):
+            now = next(load.clock) * TICK
+        load.gate.retired(0 if prompts else round(load.rates[way] * TICK), now, prompts)
+    assert load.gate.is_open
 
 
 def test_results_of_ticks_before_a_change_are_not_counted():
@@ -87,9 +100,9 @@ def test_results_of_ticks_before_a_change_are_not_counted():
     gate = load.gate
     while gate.is_open:
         load.tick()
-    for _ in range(BEFORE):
+    for _ in range(BEFORE - 1):
         load.gate.choose(20, 1.2)
-        load.gate.retired(10_000, next(load.clock) * TICK)
+        load.gate.retired(10_000, next(load.clock) * TICK, prompts=False)
     load.run(10)
     assert gate.is_open
 

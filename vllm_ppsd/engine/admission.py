@@ -165,10 +165,11 @@ class Admission:
         now = time.monotonic()
         if self._parts is not None:
             self._learn_parts(self._parts, scheduler_output.tick, output, now)
-        self._policy.retired(sum(map(len, output.sampled_token_ids)), now)
         drafts = sum(map(len, scheduler_output.scheduled_spec_decode_tokens.values()))
         tokens = scheduler_output.total_num_scheduled_tokens
-        ordinary = tokens == requests + drafts and any(output.sampled_token_ids)
+        prompts = tokens != requests + drafts
+        self._policy.retired(sum(map(len, output.sampled_token_ids)), now, prompts)
+        ordinary = not prompts and any(output.sampled_token_ids)
         if ordinary and self._last_result is not None:
             # Bursts are of rows; else every lane is one.
             self._costs.observe(tokens if self._parts else requests, now - self._last_result)

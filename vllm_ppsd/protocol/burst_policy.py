@@ -130,15 +130,16 @@ class BurstPolicy:
         self.acceptance.decay_to_prior(plain, DOUBT)
         return plans
 
-    def retired(self, tokens: int, now: float) -> None:
+    def retired(self, tokens: int, now: float, prompts: bool = False) -> None:
         """Learn what plans really yield.
 
         Args:
             tokens: that a tick has retired.
             now: seconds, as the times that ``choose`` is given.
+            prompts: whether the tick carried any.
         """
         self._yields.retired(tokens, now)
-        self._gate.retired(tokens, now)
+        self._gate.retired(tokens, now, prompts)
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request that has left the engine."""

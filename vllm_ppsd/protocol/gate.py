@@ -14,7 +14,7 @@ WINDOW = 1.5
 """Seconds that are counted at a time, at least."""
 
 RESULTS = 24
-"""Results of ticks that are, at least."""
+"""Results of ticks without prompts that are, at least."""
 
 BEFORE = 4
 """Results after a change that are not: of ticks that were sent before."""
@@ -23,13 +23,13 @@ MEMORY = 4
 """Windows after which a rate has forgotten most of what was before."""
 
 STALE = 24
-"""Windows of one way after which what is known of the other is doubted, and it runs for one."""
+"""Windows of one way after which what is known of the other is doubted, and it runs for one; twice
+as many each time that it has lost again, up to ``STALEST``."""
+
+STALEST = 16 * STALE
 
 BETTER = 1.02
 """Times the rate of one way that the other must have to take its place."""
-
-SURE = 1.5
-"""Times what plain decoding promises that drafting must promise not to be doubted."""
 
 
 @dataclass
@@ -47,8 +47,9 @@ class DraftingGate:
     def __init__(self) -> None:
         self._rates: dict[tuple[int, bool], _Rate] = {}
         self._opened: dict[int, bool] = {}
+        self._stale: dict[int, int] = {}
         self._now: tuple[int, bool] | None = None
-        self._since: float | None = None
+        self._before: float | None = None
         self._restart()
 
     def choose(self, requests: int, promise: float) -> bool:
@@ -68,25 +69,24 @@ class DraftingGate:
             self._now = load, is_open
             self._restart()
         elif self._results >= RESULTS and self._seconds >= WINDOW:
-            is_open = self._next(load, is_open, promise)
+            is_open = self._next(load, is_open)
         return is_open
 
-    def retired(self, tokens: int, now: float) -> None:
-        """A tick's result is in.
+    def retired(self, tokens: int, now: float, prompts: bool) -> None:
+        """A tick's result is in; only from one without prompts to the next one time is counted.
 
         Args:
             tokens: of all requests that it has retired.
             now: seconds of any clock.
+            prompts: whether it carried any.
         """
+        before, self._before = self._before, None if prompts else now
         self._seen += 1
-        if self._seen <= BEFORE:
-            return
-        if self._since is None:
-            self._since = now
+        if prompts or before is None or self._seen <= BEFORE:
             return
         self._results += 1
         self._tokens += tokens
-        self._seconds = now - self._since
+        self._seconds += now - before
 
     @property
     def is_open(self) -> bool:
@@ -105,11 +105,13 @@ class DraftingGate:
             f"tokens/s with drafts, {without}"
         )
 
-    def _next(self, load: int, is_open: bool, promise: float) -> bool:
+    def _next(self, load: int, is_open: bool) -> bool:
         """Take in a window that is full; return what the next one is of."""
         seen = self._tokens / self._seconds
         mine, other = self._rates.get((load, is_open)), self._rates.get((load, not is_open))
-        if mine is None or mine.age >= STALE:
+        stale = self._stale.get(load, STALE)
+        tried = mine is None or mine.age >= stale
+        if mine is None or tried:
             mine = self._rates[load, is_open] = _Rate(seen)
         else:
             mine.windows = min(mine.windows + 1, MEMORY)
@@ -117,12 +119,12 @@ class DraftingGate:
         mine.age = 0
         if other is not None:
             other.age += 1
+        lost = other is not None and other.tokens > BETTER * mine.tokens
         chosen = is_open
-        if other is None or other.age >= STALE:
-            if not is_open or promise < SURE:
-                chosen = not is_open
-        elif other.tokens > BETTER * mine.tokens:
+        if lost or other is None or other.age >= stale:
             chosen = not is_open
+        if tried and other is not None:
+            self._stale[load] = min(2 * stale, STALEST) if lost else STALE
         self._opened[load] = chosen
         self._now = load, chosen
         self._restart(changed=chosen != is_open)
@@ -132,7 +134,7 @@ class DraftingGate:
         self._seen = 0 if changed else BEFORE
         self._results = self._tokens = 0
         self._seconds = 0.0
-        self._since = None
+        self._before = None
 
 
 def _load(requests: int) -> int:

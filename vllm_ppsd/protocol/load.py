@@ -119,12 +119,13 @@ class Admitting(Protocol):
             requests: that are running or in the tick.
         """
 
-    def retired(self, tokens: int, now: float) -> None:
+    def retired(self, tokens: int, now: float, prompts: bool) -> None:
         """A tick's result is in.
 
         Args:
             tokens: of all requests that it has retired.
             now: seconds of any clock.
+            prompts: whether the tick carried any.
         """
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:
@@ -181,7 +182,7 @@ class FixedDepth:
         }
         return Admitted(entering, drafting, {r.request_id for r in requests})
 
-    def retired(self, tokens: int, now: float) -> None:
+    def retired(self, tokens: int, now: float, prompts: bool) -> None:
         """Nothing is learned of what the plan yields."""
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:

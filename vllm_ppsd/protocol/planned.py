@@ -35,7 +35,7 @@ class FixedPlan:
         """Return the plan of every request."""
         return dict.fromkeys(request_ids, self._plan)
 
-    def retired(self, tokens: int, now: float) -> None:
+    def retired(self, tokens: int, now: float, prompts: bool) -> None:
         """Nothing is learned of what the plan yields."""
 
     def forget(self, request_id: str) -> None:
@@ -111,10 +111,10 @@ class PlannedLoad:
         """Whether stage 0 drafts in a tick that carries a prompt; of one alone."""
         return requests == 1
 
-    def retired(self, tokens: int, now: float) -> None:
+    def retired(self, tokens: int, now: float, prompts: bool) -> None:
         """Learn what plans really yield, once times are in seconds."""
         if self.costs.is_measured:
-            self._policy.retired(tokens, now)
+            self._policy.retired(tokens, now, prompts)
 
     def judged(self, lane: Lane, outcome: Outcome) -> None:
         """Learn what became of the drafts of a lane, and of the first one behind it.
