@@ -28,7 +28,7 @@ DRAFTS = 3
         ("qwen2", "lens", "V1"),
         pytest.param("qwen3", "transformer", "V1", marks=pytest.mark.long),
         pytest.param("phi3", "transformer", "V1", marks=pytest.mark.long),
-        ("llama", "steps", "V2"),
+        pytest.param("llama", "steps", "V2", marks=pytest.mark.long),
         pytest.param("llama", "transformer", "V2", marks=pytest.mark.long),
         pytest.param("qwen2", "lens", "V2", marks=pytest.mark.long),
     ],
