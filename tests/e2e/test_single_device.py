@@ -23,7 +23,7 @@ DRAFTS = 3
 @pytest.mark.parametrize(
     ("family", "kind", "runner"),
     [
-        ("llama", "transformer", "V1"),
+        pytest.param("llama", "transformer", "V1", marks=pytest.mark.long),
         ("llama", "steps", "V1"),
         ("qwen2", "lens", "V1"),
         pytest.param("qwen3", "transformer", "V1", marks=pytest.mark.long),
