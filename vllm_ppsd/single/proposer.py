@@ -22,6 +22,7 @@ from vllm_ppsd.protocol.acceptance import PRIOR
 from vllm_ppsd.runner.port import SingleRunnerPort, Verified
 from vllm_ppsd.single.draft_probabilities import DraftProbabilities
 from vllm_ppsd.single.early_layers import COMPILE_TAG, EarlyLayers
+from vllm_ppsd.to_device import on_device
 
 DOUBT = 100
 """Steps without drafting after which a low acceptance rate is mostly doubted, and tried anew."""
@@ -183,7 +184,7 @@ class EarlyExitProposer:
             for one in behind
         ]
         bursts = self.drafter.go_on(
-            final[[one.sampled_from for one in behind]],
+            final[on_device([one.sampled_from for one in behind], final.device)],
             [one.token for one in behind],
             wanted,
             lambda one, probability: self._pays(one.request_id, probability),
@@ -214,7 +215,7 @@ class EarlyExitProposer:
         rows = [one.row for one in behind]
         at = [one.position + depth for one in behind]
         device = self._port.device
-        input_ids = torch.tensor(tokens, dtype=torch.int32, device=device)
+        input_ids = on_device(tokens, device, torch.int32)
         every = torch.arange(len(behind), device=device)
         wanted = [
             Wanted(one.row, one.request_id, one.position + depth + 1, depth) for one in behind
