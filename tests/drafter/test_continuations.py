@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.fake_runner import FakePort
 
+from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.head import HeadDrafter
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.exit_head.module import Guess
@@ -44,6 +45,10 @@ class Adding:
         return guess(tokens + 1, final + 0.5)
 
 
+def bursts(drafted: Drafted) -> list[tuple[Draft, ...]]:
+    return [candidate.drafts for candidate in drafted.candidates()]
+
+
 def make(
     draw: Any = None, probabilities: bool = False, temperature: float = 0.0
 ) -> tuple[HeadDrafter, Adding, FakePort]:
@@ -56,7 +61,7 @@ def make(
 def test_a_burst_behind_an_exit_state():
     drafter, continuation, port = make()
     wanted = [Wanted(3, "a", 40, length=3)]
-    (candidate,) = drafter.draft(STATES, torch.tensor([5]), wanted)
+    (candidate,) = drafter.draft(STATES, torch.tensor([5]), wanted).candidates()
     assert candidate == Candidate((Draft(50, 1), Draft(51, 2), Draft(52, 3)))
     assert continuation.seen == [([40], [5.0], [50]), ([41], [5.5], [51])]
     assert port.contexts == [([3], [40], 2)]
@@ -65,7 +70,7 @@ def test_a_burst_behind_an_exit_state():
 def test_requests_want_different_lengths():
     drafter, continuation, port = make()
     wanted = [Wanted(0, "a", 10, length=2), Wanted(1, "b", 20), Wanted(2, "c", 30, length=4)]
-    candidates = drafter.draft(STATES, torch.tensor([0, 1, 2]), wanted)
+    candidates = drafter.draft(STATES, torch.tensor([0, 1, 2]), wanted).candidates()
     assert [[draft.token for draft in one.drafts] for one in candidates] == [
         [0, 1],
         [10],
@@ -82,7 +87,7 @@ def test_requests_want_different_lengths():
 def test_drafts_are_replaced_from_the_first_that_comes_out_otherwise(embedded, replaces, tokens):
     drafter, continuation, port = make()
     wanted = [Wanted(0, "a", 10), Wanted(3, "b", 40, length=2, embedded=embedded)]
-    other, candidate = drafter.draft(STATES, torch.tensor([0, 5]), wanted)
+    other, candidate = drafter.draft(STATES, torch.tensor([0, 5]), wanted).candidates()
     assert other == Candidate((Draft(0, 1),))
     assert candidate == Candidate((Draft(tokens[0], 1), Draft(tokens[1], 2)), replaces=replaces)
     assert continuation.seen == [([40 - replaces], [5.0 - replaces], tokens[:1])]
@@ -106,7 +111,7 @@ def test_drafts_behind_known_tokens():
     drafter, continuation, port = make(probabilities=True)
     final = torch.tensor([[7.0] * 4, [8.0] * 4])
     wanted = [Wanted(1, "a", 21, length=2), Wanted(4, "b", 51, length=2)]
-    first, second = drafter.go_on(final, [100, 200], wanted)
+    first, second = bursts(drafter.go_on(final, [100, 200], wanted))
     assert [(draft.token, draft.step) for draft in first] == [(101, 2), (102, 3)]
     assert [(draft.token, draft.step) for draft in second] == [(201, 2), (202, 3)]
     assert second[0].probability == pytest.approx(1 - 0.201)
@@ -118,10 +123,10 @@ def test_a_request_stops_behind_a_doubtful_draft():
     drafter, _, port = make()
     wanted = [Wanted(0, "a", 11, length=4), Wanted(1, "b", 21, length=4)]
     limits = {"a": 0.999, "b": 0.5}
-    bursts = drafter.go_on(
+    drafted = drafter.go_on(
         torch.zeros(2, 4), [0, 200], wanted, lambda one, p: p > limits[one.request_id] - 1e-6
     )
-    assert [[draft.token for draft in burst] for burst in bursts] == [[1, 2], [201, 202, 203, 204]]
+    assert [list(burst) for burst in drafted.of_each()] == [[1, 2], [201, 202, 203, 204]]
     assert port.contexts == [([0, 1], [10, 20], 4), ([1], [22], 2)]
 
 
@@ -139,7 +144,7 @@ def test_doubt_is_in_all_drafts_up_to_one():
 
 def test_nothing_is_asked_where_nothing_is_wanted():
     drafter, continuation, _ = make()
-    assert drafter.go_on(torch.zeros(0, 4), [], []) == []
+    assert drafter.go_on(torch.zeros(0, 4), [], []).candidates() == []
     assert continuation.seen == []
 
 
@@ -152,7 +157,7 @@ def test_every_step_of_a_sampled_request_is_drawn_at_its_own_position():
 
     drafter, *_ = make(draw, temperature=1.0)
     wanted = [Wanted(0, "a", 30, depth=0, length=3)]
-    (candidate,) = drafter.draft(STATES, torch.tensor([1]), wanted)
+    (candidate,) = drafter.draft(STATES, torch.tensor([1]), wanted).candidates()
     # The token that was drawn is gone on from, not the most probable one.
     assert [draft.token for draft in candidate.drafts] == [110, 211, 312]
     assert drawn == [[(30, 0)], [(31, 1)], [(32, 2)]]

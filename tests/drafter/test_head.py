@@ -44,7 +44,7 @@ class Head:
 def draft(how: Any, wanted: Any = WANTED, **sampling: Any) -> list[int]:
     head: Any = Head()
     drafter = HeadDrafter(head, None, FakePort(**sampling), how, with_probabilities=False)
-    return [one.drafts[0].token for one in drafter.draft(STATES, LAST, wanted)]
+    return [one.drafts[0].token for one in drafter.draft(STATES, LAST, wanted).candidates()]
 
 
 def test_greedy_requests_keep_the_most_probable_draft():
@@ -60,13 +60,14 @@ def test_sampled_requests_are_drawn_by_position():
 
 def test_where_nothing_is_wanted_the_heads_entries_are_kept():
     head: Any = Head()
-    assert HeadDrafter(head, None, FakePort(), None, False).draft(STATES, LAST, []) == []
+    drafter = HeadDrafter(head, None, FakePort(), None, False)
+    assert drafter.draft(STATES, LAST, []).candidates() == []
     assert head.kept == 40
 
 
 def test_probabilities_come_with_the_drafts_where_they_are_read():
     head: Any = Head()
     drafter = HeadDrafter(head, None, FakePort(temperature=0.0), None, with_probabilities=True)
-    (candidate,) = drafter.draft(STATES, LAST[:1], WANTED[:1])
+    (candidate,) = drafter.draft(STATES, LAST[:1], WANTED[:1]).candidates()
     best = torch.tensor([0.0, 0.5, 1.0, -1.0]).softmax(-1).max().item()
     assert candidate == Candidate((Draft(8, probability=best),))

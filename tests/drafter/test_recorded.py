@@ -11,25 +11,26 @@ from support.fake_runner import FakeDrafter
 
 from vllm_ppsd.config.errors import PPSDConfigError
 from vllm_ppsd.config.ppsd import SyntheticDrafter
+from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.drafter.recorded import RecordedDrafter, read_record, write_record
 from vllm_ppsd.protocol import Candidate, Draft
 
 PROMPT, OUTPUT = [1, 2, 3], list(range(100, 1100))
 PROMPTS = {"a": PROMPT, "b": [9]}
+CPU = torch.device("cpu")
 NOTHING = torch.empty(0)
 STATES = ExitStates(NOTHING, NOTHING, None)
 
 
 def make(path: Path, acceptance: float, seed: int = 0) -> RecordedDrafter:
     config = SyntheticDrafter(record=str(path), acceptance=acceptance, seed=seed)
-    return RecordedDrafter(read_record(path), config, 2000, PROMPTS.__getitem__)
+    return RecordedDrafter(read_record(path), config, 2000, PROMPTS.__getitem__, CPU)
 
 
 def drafts(path: Path, acceptance: float, seed: int = 0) -> list[int]:
     wanted = [Wanted(0, "a", len(PROMPT) + i) for i in range(len(OUTPUT))]
-    drafted = make(path, acceptance, seed).draft(STATES, NOTHING, wanted)
-    return [one.drafts[0].token for one in drafted]
+    return list(make(path, acceptance, seed).draft(STATES, NOTHING, wanted).tokens)
 
 
 @pytest.fixture
@@ -53,9 +54,10 @@ def test_a_burst_that_is_drafted_again_mostly_stays_where_it_was_right(record: P
     drafter = make(record, 0.7)
     kept, mended = [], []
     for place in range(len(PROMPT), len(PROMPT) + len(OUTPUT) - 2):
-        (burst,) = drafter.draft(STATES, NOTHING, [Wanted(0, "a", place)])
+        (burst,) = drafter.draft(STATES, NOTHING, [Wanted(0, "a", place)]).candidates()
         embedded = burst.drafts[0].token
-        (again,) = drafter.draft(STATES, NOTHING, [Wanted(0, "a", place + 1, embedded=(embedded,))])
+        wanted = [Wanted(0, "a", place + 1, embedded=(embedded,))]
+        (again,) = drafter.draft(STATES, NOTHING, wanted).candidates()
         right = OUTPUT[place - len(PROMPT)]
         if embedded == right:
             kept.append(not again.replaces)
@@ -68,11 +70,13 @@ def test_a_burst_that_is_drafted_again_mostly_stays_where_it_was_right(record: P
 
 def test_beyond_the_record_it_drafts_a_wrong_token(record: Path):
     wanted = [Wanted(0, "a", len(PROMPT) + len(OUTPUT)), Wanted(1, "b", 5)]
-    assert make(record, 1.0).draft(STATES, NOTHING, wanted) == [Candidate((Draft(0),))] * 2
+    drafted = make(record, 1.0).draft(STATES, NOTHING, wanted)
+    assert drafted.candidates() == [Candidate((Draft(0),))] * 2
 
 
 def test_a_burst_goes_on_in_the_record(record: Path):
-    (made,) = make(record, 1.0).draft(STATES, NOTHING, [Wanted(0, "a", len(PROMPT), length=3)])
+    wanted = [Wanted(0, "a", len(PROMPT), length=3)]
+    (made,) = make(record, 1.0).draft(STATES, NOTHING, wanted).candidates()
     assert made.drafts == tuple(Draft(token, step=1 + i) for i, token in enumerate(OUTPUT[:3]))
 
 
@@ -88,14 +92,14 @@ def test_a_broken_record_is_named(tmp_path: Path):
 def test_the_drafter_in_whose_place_it_stands_runs_all_the_same(record: Path):
     class Inner(FakeDrafter):
         def draft(self, states, last, wanted):
-            return [
-                Candidate((replace(one.drafts[0], probability=0.5),))
-                for one in super().draft(states, last, wanted)
-            ]
+            made = super().draft(states, last, wanted).candidates()
+            sure = [Candidate((replace(one.drafts[0], probability=0.5),)) for one in made]
+            return Drafted.known(sure, CPU)
 
     inner = Inner()
     config = SyntheticDrafter(record=str(record), acceptance=1.0)
-    outer = RecordedDrafter(read_record(record), config, 2000, PROMPTS.__getitem__, inner)
+    outer = RecordedDrafter(read_record(record), config, 2000, PROMPTS.__getitem__, CPU, inner)
     wanted = [Wanted(0, "a", len(PROMPT))]
-    assert outer.draft(STATES, NOTHING, wanted) == [Candidate((Draft(OUTPUT[0], probability=0.5),))]
+    (made,) = outer.draft(STATES, NOTHING, wanted).candidates()
+    assert made == Candidate((Draft(OUTPUT[0], probability=0.5),))
     assert inner.wanted == [wanted]

@@ -160,11 +160,7 @@ ASKED = [
     (list(range(100, 140)), e.params(40, temperature=1.0, seed=3, presence_penalty=0.7)),
     (list(range(200, 240)), e.params(40, temperature=0.7, seed=5, top_k=20)),
 ]
-HEAD_WAITS = {
-    "worker.reentry.payload",
-    "drafter.head.HeadDrafter.draft",
-    "drafter.head.HeadDrafter._bursts",
-}
+HEAD_WAITS = {"worker.reentry.payload", "drafter.head.HeadDrafter.draft"}
 
 
 def one_by_one(llm: LLM) -> tuple[list[list[int]], tuple[int, int, int]]:

@@ -12,6 +12,7 @@ import torch
 from vllm import SamplingParams
 from vllm.sequence import IntermediateTensors
 
+from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, Draft, Lane, Tick
 from vllm_ppsd.runner.port import Batch
@@ -120,7 +121,7 @@ class FakeDrafter:
                 tokens[0] = self.instead
             drafts = tuple(Draft(token, step=1 + i) for i, token in enumerate(tokens))
             candidates.append(Candidate(drafts, replaces=replaces))
-        return candidates
+        return Drafted.known(candidates, torch.device("cpu"))
 
     def go_on(
         self,
@@ -130,10 +131,11 @@ class FakeDrafter:
         promising: Any = None,
     ) -> Any:
         self.gone_on.append((final, list(tokens), list(wanted)))
-        return [
-            tuple(Draft(100 + one.position + i, step=2 + i) for i in range(one.length))
+        bursts = [
+            Candidate(tuple(Draft(100 + one.position + i, step=2 + i) for i in range(one.length)))
             for one in wanted
         ]
+        return Drafted.known(bursts, torch.device("cpu"))
 
     def write_entries(self, states: ExitStates) -> None:
         pass

@@ -62,12 +62,12 @@ class Pipeline:
         """Return what every request embeds that the scheduler does not know."""
         tick = self.first.enter(tick)
         assert self.first.begin(tick)
-        inputs = {name: list(tokens) for name, tokens in self.first.inputs(tick).items()}
+        inputs = dict(self.first.inputs(tick))
         if tick.reentries:
             inputs |= self.first.entering(tick, [lane.request_id for lane in tick.lanes])
         states = self.first.run(batch_of(tick), lambda: self.port.empty_states(8))
         self.first.after_send(batch_of(tick), states)
-        return inputs
+        return {name: list(tokens) for name, tokens in inputs.items()}
 
     def run_last(self, tick: Tick, sampled: dict[str, list[int]]) -> Verdict:
         """Let lanes sample tokens, and row r of the LM head have the final state (r, r, …)."""
@@ -119,7 +119,7 @@ def test_a_lane_that_replaces_drafts_stands_where_the_first_of_them_did(pipeline
     )
     pipeline.drafter.replaces = 2
     assert pipeline.run_first(root) == {"r": [104, 105, 106]}
-    assert pipeline.drafter.wanted[-1][0].embedded == (104, 105, 106)
+    assert list(pipeline.drafter.wanted[-1][0].embedded) == [104, 105, 106]
     following = pipeline.ticks.tick(pipeline.ticks.level("r", 7))
     assert pipeline.run_first(following) == {"r": [99, 106]}
     assert pipeline.drafter.wanted[-1][0].position == 7, "its two tokens stand at 5 and 6"

@@ -82,7 +82,7 @@ class Pipeline:
         inputs = self.first.inputs(tick)
         states = self.first.run(batch_of(tick), lambda: STATES)
         self.first.after_send(batch_of(tick), states)
-        return inputs["r"], states
+        return list(inputs["r"]), states
 
     def run_last(self, tick: Any, token: int) -> Verdict:
         sampled: list[int] = []

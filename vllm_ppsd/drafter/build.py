@@ -34,6 +34,7 @@ def build_drafter(
             config.synthetic_drafter,
             port.vllm_config.model_config.get_vocab_size(),
             port.prompt_token_ids,
+            port.device,
             drafter,
         )
     assert drafter is not None

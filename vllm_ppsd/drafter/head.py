@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.interface import ExitStates, Promising, Wanted
 from vllm_ppsd.exit_head.continuation import Continuation
 from vllm_ppsd.exit_head.module import ExitHead, Guess
-from vllm_ppsd.protocol import Candidate, Draft
+from vllm_ppsd.protocol import ON_DEVICE, Candidate, Draft
 from vllm_ppsd.runner.port import RunnerPort
 from vllm_ppsd.sampling.drafts import is_greedy, shape
 from vllm_ppsd.to_device import on_device
@@ -64,12 +65,10 @@ class HeadDrafter:
         self._token_ids = head.token_ids
         self._with_probabilities = with_probabilities
 
-    def draft(
-        self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[Candidate]:
+    def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Drafted:
         if not wanted:
             self.write_entries(states)
-            return []
+            return Drafted.known([], last.device)
         every = [place for one in wanted for place in _again(one)]
         rows = last if len(every) == len(wanted) else _rows_of(last, wanted)
         guess = self.head(*states[:3], rows, states.deeper)
@@ -84,10 +83,7 @@ class HeadDrafter:
         steps = [_Step(range(len(wanted)), tokens, probabilities)]
         if any(one.length > 1 for one in wanted):
             steps += self._continue(final, tokens, wanted, made=1)
-        bursts = self._bursts(wanted, steps, number=1)
-        return [
-            Candidate(burst, replaces=count) for burst, count in zip(bursts, replaces, strict=True)
-        ]
+        return self._drafted(steps, replaces, number=1)
 
     def go_on(
         self,
@@ -95,10 +91,12 @@ class HeadDrafter:
         tokens: Sequence[int],
         wanted: Sequence[Wanted],
         promising: Promising | None = None,
-    ) -> Sequence[tuple[Draft, ...]]:
+    ) -> Drafted:
+        if not wanted:
+            return Drafted.known([], final.device)
         known = on_device(tokens, final.device)
         steps = self._continue(final, known, wanted, made=0, promising=promising)
-        return self._bursts(wanted, steps, number=2)
+        return self._drafted(steps, [0] * len(wanted), number=2)
 
     def write_entries(self, states: ExitStates) -> None:
         self.head.write_entries(*states)
@@ -159,19 +157,33 @@ class HeadDrafter:
                             break
         return steps
 
-    def _bursts(
-        self, wanted: Sequence[Wanted], steps: Sequence[_Step], number: int
-    ) -> list[tuple[Draft, ...]]:
-        """Return what steps drafted by request; ``number`` is that of the first step."""
-        bursts: list[list[Draft]] = [[] for _ in wanted]
-        places = [(i, number + step) for step, made in enumerate(steps) for i in made.places]
-        tokens = torch.cat([step.tokens for step in steps]).tolist() if steps else []
-        probabilities: list[float | None] = [None] * len(tokens)
-        if self._with_probabilities and steps:
-            probabilities = torch.cat([step.probabilities for step in steps]).tolist()
-        for (i, step), token, probability in zip(places, tokens, probabilities, strict=True):
-            bursts[i].append(Draft(token, step, probability))
-        return [tuple(burst) for burst in bursts]
+    def _drafted(self, steps: Sequence[_Step], replaces: Sequence[int], number: int) -> Drafted:
+        """Return what steps drafted, by request.
+
+        Args:
+            steps: the steps.
+            replaces: by request, how many drafts it replaces.
+            number: of the first step.
+        """
+        bursts: list[list[Draft]] = [[] for _ in replaces]
+        of = [i for step in steps for i in step.places]
+        for made, step in enumerate(steps, number):
+            for i in step.places:
+                bursts[i].append(Draft(ON_DEVICE, made))
+        forms = [
+            Candidate(tuple(burst), replaces=count)
+            for burst, count in zip(bursts, replaces, strict=True)
+        ]
+        tokens = torch.cat([step.tokens for step in steps])
+        probabilities = None
+        if self._with_probabilities:
+            probabilities = torch.cat([step.probabilities for step in steps])
+        by_request = sorted(range(len(of)), key=of.__getitem__)
+        if by_request != list(range(len(of))):
+            order = on_device(by_request, tokens.device)
+            tokens = tokens[order]
+            probabilities = probabilities[order] if probabilities is not None else None
+        return Drafted.made(forms, tokens, probabilities)
 
     def _choose(self, guess: Guess, wanted: Sequence[Wanted], made: int = 0) -> torch.Tensor:
         """Return the most probable drafts, replaced where the request is not greedy.

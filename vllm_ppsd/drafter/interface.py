@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from vllm_ppsd.protocol import Candidate, Draft
+from vllm_ppsd.drafter.drafted import Drafted
 
 
 class ExitStates(NamedTuple):
@@ -45,7 +45,7 @@ class Wanted(NamedTuple):
     position: int
     depth: int = 0
     length: int = 1
-    embedded: tuple[int, ...] = ()
+    embedded: Sequence[int] = ()
 
 
 Promising = Callable[[Wanted, float], bool]
@@ -56,9 +56,7 @@ drafts up to it are right."""
 class Drafter(Protocol):
     """Proposes tokens. Called within the forward context of the pass that made the states."""
 
-    def draft(
-        self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[Candidate]:
+    def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Drafted:
         """Take in what a pass made, and return the drafts that are wanted.
 
         Args:
@@ -77,7 +75,7 @@ class Drafter(Protocol):
         tokens: Sequence[int],
         wanted: Sequence[Wanted],
         promising: Promising | None = None,
-    ) -> Sequence[tuple[Draft, ...]]:
+    ) -> Drafted:
         """Draft behind known tokens that no pass has run over yet.
 
         All drafts are continuations: the first from the target's final state of the token

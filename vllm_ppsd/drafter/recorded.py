@@ -13,6 +13,7 @@ from vllm.logger import init_logger
 
 from vllm_ppsd.config.errors import PPSDConfigError, problems
 from vllm_ppsd.config.ppsd import SyntheticDrafter
+from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Promising, Wanted
 from vllm_ppsd.files import read_json_lines, write_whole
 from vllm_ppsd.protocol import Candidate, Draft
@@ -42,6 +43,7 @@ class RecordedDrafter:
         config: which drafts are right, by chance.
         vocab_size: drafts lie in ``range(vocab_size)``.
         prompt_of: returns a request's prompt tokens.
+        device: that reads the drafts.
         inner: the drafter.
 
     Attributes:
@@ -54,22 +56,22 @@ class RecordedDrafter:
         config: SyntheticDrafter,
         vocab_size: int,
         prompt_of: Callable[[str], Sequence[int]],
+        device: torch.device,
         inner: Drafter | None = None,
     ) -> None:
         self._outputs, self._vocab_size = outputs, vocab_size
         self.acceptance, self._seed = config.acceptance, config.seed
-        self._prompt_of, self._inner = prompt_of, inner
+        self._prompt_of, self._device, self._inner = prompt_of, device, inner
         self._unknown: set[str] = set()
 
-    def draft(
-        self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]
-    ) -> Sequence[Candidate]:
-        if self._inner is None:
-            return [self._behind_pass(one) for one in wanted]
-        made = self._inner.draft(states, last, wanted)
-        return [
+    def draft(self, states: ExitStates, last: torch.Tensor, wanted: Sequence[Wanted]) -> Drafted:
+        made: Sequence[Candidate] = [Candidate(())] * len(wanted)
+        if self._inner is not None:
+            made = self._inner.draft(states, last, wanted).candidates()
+        candidates = [
             self._behind_pass(one, inner.drafts) for one, inner in zip(wanted, made, strict=True)
         ]
+        return Drafted.known(candidates, self._device)
 
     def go_on(
         self,
@@ -77,11 +79,15 @@ class RecordedDrafter:
         tokens: Sequence[int],
         wanted: Sequence[Wanted],
         promising: Promising | None = None,
-    ) -> Sequence[tuple[Draft, ...]]:
-        if self._inner is None:
-            return [self._burst(one) for one in wanted]
-        bursts = self._inner.go_on(final, tokens, wanted, promising)
-        return [self._burst(one, inner) for one, inner in zip(wanted, bursts, strict=True)]
+    ) -> Drafted:
+        made: Sequence[Candidate] = [Candidate(())] * len(wanted)
+        if self._inner is not None:
+            made = self._inner.go_on(final, tokens, wanted, promising).candidates()
+        bursts = [
+            Candidate(self._burst(one, inner.drafts))
+            for one, inner in zip(wanted, made, strict=True)
+        ]
+        return Drafted.known(bursts, self._device)
 
     def write_entries(self, states: ExitStates) -> None:
         if self._inner is not None:

@@ -30,6 +30,7 @@ from vllm_ppsd.protocol.pruning import OrderError, StaleBook, TickGate
 from vllm_ppsd.protocol.retirement import RetirementBook
 from vllm_ppsd.protocol.slots import SlotBook, SlotError, slot_blocks
 from vllm_ppsd.protocol.tick import (
+    ON_DEVICE,
     Candidate,
     Copy,
     Draft,
@@ -45,6 +46,7 @@ from vllm_ppsd.protocol.tick import (
 )
 
 __all__ = [
+    "ON_DEVICE",
     "PLAIN",
     "AcceptanceBook",
     "Admitted",

@@ -172,6 +172,10 @@ class Tick(msgspec.Struct, frozen=True):
         return [lane for lane in self.lanes if lane.is_root and lane.drafted]
 
 
+ON_DEVICE = -1
+"""In the place of a draft's token: only stage 0's device knows it."""
+
+
 class Draft(msgspec.Struct, frozen=True):
     """A token that the exit head proposes.
 

@@ -70,7 +70,7 @@ class PPSDRunnerMixin(BaseMixin):
             for i, request_id in enumerate(cached.req_ids):
                 self._port.rewind(request_id, cached.num_computed_tokens[i])
                 if not cached.new_token_ids[i]:
-                    cached.new_token_ids[i] = inputs[request_id]
+                    cached.new_token_ids[i] = list(inputs[request_id])
             # To a stage that does not sample, they are tokens like others.
             scheduler_output.scheduled_spec_decode_tokens = {}
         return super()._update_states(scheduler_output)  # type: ignore[misc]

@@ -183,14 +183,14 @@ class EarlyExitProposer:
             )
             for one in behind
         ]
-        bursts = self.drafter.go_on(
+        drafted = self.drafter.go_on(
             final[on_device([one.sampled_from for one in behind], final.device)],
             [one.token for one in behind],
             wanted,
             lambda one, probability: self._pays(one.request_id, probability),
         )
-        for one, burst in zip(behind, bursts, strict=True):
-            drafts[one.row].extend(draft.token for draft in burst)
+        for one, burst in zip(behind, drafted.of_each(), strict=True):
+            drafts[one.row].extend(burst)
 
     def _draft_early(self, behind: Sequence[Verified], drafts: list[list[int]]) -> None:
         """Add drafts behind exit states, each of a pass of its own, to the rows of ``drafts``."""
@@ -223,4 +223,5 @@ class EarlyExitProposer:
         with self._port.draft_context(rows, at, depth) as steps:
             positions = next(steps)
             states = ExitStates(positions, *self._early(input_ids, positions))
-            return [one.drafts[0] for one in self.drafter.draft(states, every, wanted)]
+            drafted = self.drafter.draft(states, every, wanted)
+            return [one.drafts[0] for one in drafted.candidates()]

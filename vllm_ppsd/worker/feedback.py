@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_ppsd.protocol import DiagonalBook, Lane
+from vllm_ppsd.to_device import on_device
+from vllm_ppsd.to_host import DeviceWaiter, HostCopy
 from vllm_ppsd.worker.channels import Receiver, Sender, bytes_of
 from vllm_ppsd.worker.messages import StatesBack
 
@@ -22,15 +25,22 @@ class FeedbackSender:
     Args:
         sender: to stage 0.
         stage: this stage's number.
+        device: where the states are made.
     """
 
-    def __init__(self, sender: Sender[StatesBack], stage: int) -> None:
+    def __init__(self, sender: Sender[StatesBack], stage: int, device: torch.device) -> None:
         self._sender, self._stage = sender, stage
+        self._waiter = DeviceWaiter(device)
 
     def send(self, tick: int, states: torch.Tensor | None) -> None:
         """Send a tick's states, [rows, hidden]; None if the tick was skipped."""
-        payload = [] if states is None else [bytes_of(states.detach().cpu())]
-        self._sender.send(StatesBack(tick, self._stage), payload)
+        copy = None if states is None else HostCopy(states.detach())
+
+        def send() -> None:
+            payload = [] if copy is None else [bytes_of(copy.tensor)]
+            self._sender.send(StatesBack(tick, self._stage), payload)
+
+        self._waiter.run(send)
 
 
 class Feedback:
@@ -64,12 +74,12 @@ class Feedback:
         """A request has left."""
         self._book.forget(request_id)
 
-    def gather(self, lanes: Sequence[Lane], tokens: torch.Tensor, count: int) -> torch.Tensor:
+    def gather(self, lanes: Sequence[Lane], tokens: Sequence[int], count: int) -> torch.Tensor:
         """Wait for what the head reads besides its exit states, and return it.
 
         Args:
             lanes: of the tick that count as far as is known, in row order.
-            tokens: int64 [lanes], where each lane's last token is.
+            tokens: where each lane's last token is among the tick's.
             count: tokens of the tick.
 
         Returns:
@@ -78,20 +88,24 @@ class Feedback:
         for source in range(len(self._stages)):
             while self._book.owed(source, lanes):
                 self._receive()
-        states = self._zeros(count)
-        for lane, token in zip(lanes, tokens.tolist(), strict=True):
+        read: dict[int, torch.Tensor] = {}
+        for lane, token in zip(lanes, tokens, strict=True):
             for source in range(len(self._stages)):
                 state = self._book.read(lane, source)
                 if state is not None:
-                    states[token, source] = state
-        return states.to(self._device)
+                    read[token * len(self._stages) + source] = state
+        states = self.nothing(count)
+        if read:
+            rows = async_tensor_h2d(
+                torch.stack(list(read.values())), device=self._device, dtype=self._dtype
+            )
+            states.flatten(0, 1).index_copy_(0, on_device(list(read), self._device), rows)
+        return states
 
     def nothing(self, count: int) -> torch.Tensor:
         """Return what ``gather`` does where there is nothing to read."""
-        return self._zeros(count).to(self._device)
-
-    def _zeros(self, count: int) -> torch.Tensor:
-        return torch.zeros(count, len(self._stages), self._hidden_size, dtype=self._dtype)
+        shape = count, len(self._stages), self._hidden_size
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     def _receive(self) -> None:
         message, payload = self._receiver.receive_with_buffers()

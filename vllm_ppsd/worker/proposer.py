@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.build import build_drafter
+from vllm_ppsd.drafter.drafted import DeviceTokens, Drafted
 from vllm_ppsd.drafter.interface import Drafter, ExitStates, Wanted
-from vllm_ppsd.protocol import Candidate, DraftBook, Drafts, Lane, Tick
+from vllm_ppsd.protocol import ON_DEVICE, Candidate, DraftBook, Drafts, Lane, Tick
 from vllm_ppsd.runner.port import Batch, PipelinePort
 from vllm_ppsd.sampling.seeds import SeedBook
 from vllm_ppsd.to_device import on_device
+from vllm_ppsd.to_host import DeviceWaiter
 from vllm_ppsd.worker.channels import Sender, StageChannels
 from vllm_ppsd.worker.events import What
 from vllm_ppsd.worker.feedback import Feedback
@@ -30,6 +33,8 @@ class ProposerStage(NonLastStage):
         self._draft_book = DraftBook()
         super().__init__(port, config, channels, self._draft_book)
         self._drafts: Sender[Drafts] = channels.senders[Kind.DRAFTS]
+        self._waiter = DeviceWaiter(port.device)
+        self._newest: dict[str, DeviceTokens] = {}
         self._seeds = SeedBook()
         self._feedback: Feedback | None = None
         self._embedded: dict[str, Sequence[int]] = {}
@@ -66,14 +71,21 @@ class ProposerStage(NonLastStage):
         self._seeds.update(tick.seeds, tick.left)
         for request_id in tick.left:
             self._final.forget(request_id)
+            self._newest.pop(request_id, None)
         for lane in tick.lanes:
             if lane.is_root and not lane.drafted:
                 self._final.forget(lane.request_id)
         return super().begin(tick)
 
     def inputs(self, tick: Tick) -> Mapping[str, Sequence[int]]:
-        self._embedded = {lane.request_id: self._draft_book.inputs(lane) for lane in tick.lanes}
+        self._embedded = {lane.request_id: self._drafted_inputs(lane) for lane in tick.lanes}
         return dict(self._embedded)
+
+    def _drafted_inputs(self, lane: Lane) -> Sequence[int]:
+        tokens = self._draft_book.inputs(lane)
+        if ON_DEVICE not in tokens:
+            return tokens
+        return self._newest[lane.request_id][: len(tokens)]
 
     def entering(self, tick: Tick, rows: Sequence[str]) -> Mapping[str, Sequence[int]]:
         """Draft behind the known tokens of the tick's re-entry bursts, and tell the last stage."""
@@ -100,13 +112,17 @@ class ProposerStage(NonLastStage):
         longest = max(lane.drafted for lane in lanes)
         with self.events.span(What.DRAFT), self._watch.going_on(longest):
             drafted = self.drafter.go_on(final, tokens, wanted)
-        entered = {
-            lane.request_id: tuple(burst) for lane, burst in zip(lanes, drafted, strict=True)
-        }
-        self._drafts.send(Drafts(tick.number, entered=entered))
-        tokens_of = {name: [draft.token for draft in burst] for name, burst in entered.items()}
-        self._embedded |= tokens_of
-        return tokens_of
+        names = [lane.request_id for lane in lanes]
+
+        def send() -> None:
+            bursts = [candidate.drafts for candidate in drafted.candidates()]
+            entered = dict(zip(names, bursts, strict=True))
+            self._drafts.send(Drafts(tick.number, entered=entered))
+
+        self._waiter.run(send)
+        embedded = dict(zip(names, drafted.of_each(), strict=True))
+        self._embedded |= embedded
+        return embedded
 
     def _hear(self) -> None:
         verdict, buffers = self._verdicts.receive_with_buffers()
@@ -121,20 +137,30 @@ class ProposerStage(NonLastStage):
         """Draft only now: the next stage needs no draft to begin."""
         if self.drafter is None:
             return
-        candidates: dict[str, tuple[Candidate, ...]] = {}
+        names: Sequence[str] = ()
+        drafted = Drafted.known([], self._port.device)
         if states is not None:
             self._catch_up()
             if not all(self._stale_book.is_stale(lane) for lane in batch.lanes):
-                candidates = self._draft(self.drafter, batch, states)
-        drafts = Drafts(batch.tick.number, candidates, seconds=self._watch.result(batch.tick))
-        self._draft_book.propose(drafts)
-        self._places.propose(drafts)
-        self._drafts.send(drafts)
+                names, drafted = self._draft(self.drafter, batch, states)
+        number, seconds = batch.tick.number, self._watch.result(batch.tick)
+        forms = Drafts(number, _one_each(names, drafted.forms))
+        self._draft_book.propose(forms)
+        self._places.propose(forms)
+        self._newest |= zip(names, drafted.of_each(), strict=True)
 
-    def _draft(
-        self, drafter: Drafter, batch: Batch, states: Any
-    ) -> dict[str, tuple[Candidate, ...]]:
-        """Return candidates behind every row that samples and may be sent on."""
+        def send() -> None:
+            made = _one_each(names, drafted.candidates())
+            self._drafts.send(Drafts(number, made, seconds=seconds))
+
+        self._waiter.run(send)
+
+    def _draft(self, drafter: Drafter, batch: Batch, states: Any) -> tuple[Sequence[str], Drafted]:
+        """Draft behind every row that samples and may be sent on.
+
+        Returns:
+            The requests of these rows, and their drafts.
+        """
         tick = batch.tick
         wanted = [
             Wanted(
@@ -158,16 +184,14 @@ class ProposerStage(NonLastStage):
             self._port.within(batch),
         ):
             drafted = drafter.draft(exit_states, last, wanted)
-        return {
-            one.request_id: (candidate,) for one, candidate in zip(wanted, drafted, strict=True)
-        }
+        return [one.request_id for one in wanted], drafted
 
-    def _replaceable(self, lane: Lane) -> tuple[int, ...]:
+    def _replaceable(self, lane: Lane) -> Sequence[int]:
         """Return the drafts that a lane carries behind its first row that samples."""
         rows = max(0, lane.samples - 1)
         if not rows or self._feedback is not None or self._draft_book.is_stale(lane):
             return ()
-        return tuple(self._embedded[lane.request_id][-rows:])
+        return self._embedded[lane.request_id][-rows:]
 
     def _draw_coupled(
         self, shaped: torch.Tensor, _: Any, wanted: Sequence[Wanted], token_ids: torch.Tensor
@@ -179,11 +203,22 @@ class ProposerStage(NonLastStage):
         """Wait for what a multi-depth head reads of later stages."""
         if self._feedback is None:
             return None
-        rows = [row for row, lane in enumerate(batch.lanes) if not self._stale_book.is_stale(lane)]
+        ends = accumulate(lane.length for lane in batch.lanes)
+        alive = [
+            (lane, end - 1)
+            for lane, end in zip(batch.lanes, ends, strict=True)
+            if not self._stale_book.is_stale(lane)
+        ]
         with self.events.span(What.STATES):
             return self._feedback.gather(
-                [batch.lanes[row] for row in rows], batch.last[rows], len(batch.positions)
+                [lane for lane, _ in alive], [last for _, last in alive], len(batch.positions)
             )
+
+
+def _one_each(
+    names: Sequence[str], candidates: Sequence[Candidate]
+) -> dict[str, tuple[Candidate, ...]]:
+    return {name: (one,) for name, one in zip(names, candidates, strict=True)}
 
 
 def _exit_states(positions: torch.Tensor, states: Any, deeper: torch.Tensor | None) -> ExitStates:

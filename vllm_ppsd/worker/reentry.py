@@ -12,6 +12,7 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_ppsd.protocol import Lane, Outcome, Verdict
+from vllm_ppsd.to_device import on_device
 from vllm_ppsd.worker.channels import bytes_of
 
 
@@ -31,7 +32,7 @@ def payload(
         # vLLM samples of a prompt's chunk as well.
         row += max(1, lane.samples)
     rows = [first[outcome.request_id] + len(outcome.tokens) - 1 for outcome in outcomes]
-    return [bytes_of(final[rows].detach().cpu())]
+    return [bytes_of(final[on_device(rows, final.device)].detach().cpu())]
 
 
 class FinalStates:

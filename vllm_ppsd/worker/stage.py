@@ -43,7 +43,7 @@ class Stage:
     def __init__(self, port: PipelinePort, channels: StageChannels) -> None:
         self._port = port
         back = channels.senders.get(Kind.FEEDBACK)
-        self._feedback_sender = FeedbackSender(back, channels.stage) if back else None
+        self._feedback_sender = FeedbackSender(back, channels.stage, port.device) if back else None
         self.events = EventSink()
         self.sends: list[Any] = []
         self._places = PlaceBook()

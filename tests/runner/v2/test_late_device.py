@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 from support.late.device import DEVICE, Event, Stream
 from support.late.tensors import FACTORIES, LATE, LateTensor
+
+from vllm_ppsd.to_host import DeviceWaiter, HostCopy
 
 RIGHT = [1.0, 2.0, 3.0]
 
@@ -38,6 +41,20 @@ def test_what_needs_values_waits(look):
     made = on_device(RIGHT) * 2
     assert look(made) == [2, 4, 6]
     assert made.max().item() == 6
+
+
+def test_a_thread_that_waits_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "Event", Event)
+    before, done, waiter = DEVICE.waits.total(), [], DeviceWaiter(LATE)
+    for values in (RIGHT, [4.0]):
+        copy = HostCopy(on_device(values))
+        waiter.run(lambda copy=copy: done.append(copy.values))
+    waiter.run(lambda: done.append("all"))
+    assert DEVICE.waits.total() == before and not done
+    DEVICE.synchronize()
+    while "all" not in done:
+        time.sleep(0.001)
+    assert done == [RIGHT, [4.0], "all"]
 
 
 def test_what_is_staged_may_be_overwritten_at_once():

@@ -12,6 +12,7 @@ from support.fake_stage import FakeStage
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import ModelRunnerOutput
 
+from vllm_ppsd.drafter.drafted import DeviceTokens
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput, PPSDSchedulerOutput
 from vllm_ppsd.protocol import Lane, Tick, Verdict
 from vllm_ppsd.runner.v2.pipeline import TokensByVerdict, V2RunnerMixin
@@ -148,6 +149,17 @@ def test_lanes_stand_where_the_tick_says_and_embed_what_stage_0_drafted():
     first.after_send()
     assert stage.calls[1:] == ["executed", ("sent", "states")]
     assert first._step.states is None, "nothing of a tick is kept"
+
+
+def test_tokens_of_the_device_are_embedded_without_a_look_at_them():
+    def look() -> Any:
+        raise AssertionError("the host waits")
+
+    first = runner(stage := Stage())
+    stage.inputs = lambda tick: {"a": DeviceTokens(torch.tensor([30]), look)}
+    stage.entering = lambda tick, rows: {"b": DeviceTokens(torch.tensor([31, 32]), look)}
+    first.execute_model(step(A, B))
+    assert first.batch.input_ids.tolist() == [9, 31, 32, 30]
 
 
 def test_a_graph_of_a_tick_is_replayed_within_the_stage():

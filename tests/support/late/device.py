@@ -76,7 +76,7 @@ class Device:
     Attributes:
         orders: how many were drawn.
         transfer: seconds that a transfer to another stage takes.
-        waits: by function of vLLM or PPSD, how often the host waited for the device there.
+        waits: by function of vLLM or PPSD, how often the worker waited for the device there.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,16 @@ class Device:
                 self._changed.notify_all()
 
     def wait(self, work: _Work) -> None:
-        """Wait until something was done."""
+        """Wait until something was done.
+
+        A thread that waits besides the worker's holds nobody up, and the device takes its time.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            with self._changed:
+                while not work.done and self._failure is None:
+                    self._changed.wait(POLL)
+                self._raise_failure()
+            return
         self.waits[_caller()] += 1
         with self._changed:
             self._waiting += 1

@@ -23,9 +23,9 @@ from vllm_ppsd.runner.v2.port import V2PipelinePort
 
 @dataclass
 class _Step(Step):
-    """With the tokens of stage 0's lanes, and vLLM's ``InputBatch``."""
+    """With the tokens of stage 0's lanes in parts, and vLLM's ``InputBatch``."""
 
-    tokens: dict[str, list[int]] = field(default_factory=dict)
+    tokens: dict[str, list[Sequence[int]]] = field(default_factory=dict)
     inputs: Any = None
 
 
@@ -140,7 +140,7 @@ class V2RunnerMixin(BaseMixin):
             return
         for request_id, known in zip(cached.req_ids, cached.new_token_ids, strict=True):
             if self._port.decodes(request_id, stands[request_id]):
-                step.tokens[request_id] = [*(known or inputs[request_id])]
+                step.tokens[request_id] = [known or inputs[request_id]]
 
     def prepare_inputs(self, scheduler_output: Any, batch_req_state: Any, *args: Any) -> Any:
         step, stage = self._step, self.ppsd_stage
@@ -153,7 +153,7 @@ class V2RunnerMixin(BaseMixin):
         if step.tick.reentries:
             for request_id, tokens in stage.entering(step.tick, rows).items():
                 if request_id in step.tokens:
-                    step.tokens[request_id] += tokens
+                    step.tokens[request_id].append(tokens)
         step.inputs = prepare()
         self._port.write_inputs(step.inputs, step.tokens)
         if not self.is_first_pp_rank:  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import torch
 from vllm.forward_context import set_forward_context
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
+from vllm_ppsd.drafter.drafted import DeviceTokens
 from vllm_ppsd.drafter.interface import Wanted
 from vllm_ppsd.protocol import Lane
 from vllm_ppsd.runner.base import BasePort
@@ -139,21 +140,31 @@ class V2PipelinePort(V2Port):
         """Whether a request's tokens from a position on are none that it came with."""
         return bool(position >= self._runner.req_states.prefill_len.np[self._slot(request_id)])
 
-    def write_inputs(self, batch: Any, tokens: Mapping[str, Sequence[int]]) -> None:
+    def write_inputs(self, batch: Any, tokens: Mapping[str, Sequence[Sequence[int]]]) -> None:
         """Write lanes' tokens to where the tick's layers read them; of some requests.
 
         Args:
             batch: vLLM's ``InputBatch``.
-            tokens: by request, all of its lane.
+            tokens: by request, all of its lane, in parts.
         """
         places: list[int] = []
         values: list[int] = []
+        on_device_now: list[torch.Tensor] = []
+        their_places: list[int] = []
         for row, request_id in enumerate(batch.req_ids):
-            if mine := tokens.get(request_id):
-                start = int(batch.query_start_loc_np[row])
-                places += range(start, start + len(mine))
-                values += mine
+            start = int(batch.query_start_loc_np[row])
+            for part in tokens.get(request_id, ()):
+                here = range(start, start + len(part))
+                start = here.stop
+                if isinstance(part, DeviceTokens):
+                    their_places += here
+                    on_device_now.append(part.tensor)
+                else:
+                    places += here
+                    values += part
         write(batch.input_ids, places, values)
+        if their_places:
+            write(batch.input_ids, their_places, torch.cat(on_device_now))
 
     def without(self, idx_mapping: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """Return the slots of a batch with some rows marked: what is sampled there leaves no

@@ -67,10 +67,16 @@ class LaneSampler:
         write(input_batch.input_ids, places, tokens)
 
 
-def write(target: torch.Tensor, places: Sequence[int], values: Sequence[int]) -> None:
-    """Write integers to places of a vector on the device, without waiting for it."""
+def write(
+    target: torch.Tensor, places: Sequence[int], values: Sequence[int] | torch.Tensor
+) -> None:
+    """Write integers, of the host or the device, to places of a vector on the device, without
+    waiting for it."""
     if places:
-        what = on_device(values, target.device, target.dtype)
+        if isinstance(values, torch.Tensor):
+            what = values.to(target.dtype)
+        else:
+            what = on_device(values, target.device, target.dtype)
         target.index_copy_(0, on_device(places, target.device), what)
 
 
