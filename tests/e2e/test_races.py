@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from support import engine as e
 from support import runners
+from support.heads import write_multi_depth
 from support.late import SEED, TRAP
 from support.mixes import Asked, Got, check, drive, plain_runs, recorded
 from support.plans import AnyPlan
@@ -170,13 +171,18 @@ def one_by_one(llm: LLM) -> tuple[list[list[int]], tuple[int, int, int]]:
     return tokens, e.counts(llm)
 
 
+def where_nothing_is_late(model: Path, ppsd: Any) -> tuple[list[list[int]], tuple[int, int, int]]:
+    """Return what comes of the requests on a device that is the host."""
+    with pytest.MonkeyPatch.context() as patch:
+        runners.use(patch, "V2")
+        with e.engine(model, ppsd=ppsd, **OPTIONS) as llm:
+            return one_by_one(llm)
+
+
 @pytest.fixture(scope="module")
 def not_late(going_on: Path) -> tuple[list[list[int]], tuple[int, int, int]]:
     """What comes of the requests with a head that goes on."""
-    with pytest.MonkeyPatch.context() as patch:
-        runners.use(patch, "V2")
-        with e.engine(going_on, ppsd=HEADS, **OPTIONS) as llm:
-            return one_by_one(llm)
+    return where_nothing_is_late(going_on, HEADS)
 
 
 @pytest.mark.long
@@ -184,6 +190,17 @@ def test_a_head_that_goes_on_drafts_what_it_does_where_nothing_is_late(going_on:
     with late(going_on, 2, HEADS) as llm:
         assert one_by_one(llm) == not_late
         check_devices(llm, 100, HEAD_WAITS)
+
+
+@pytest.mark.long
+def test_a_multi_depth_head_reads_what_it_does_where_nothing_is_late(
+    tiny_llama: Path, tmp_path: Path
+):
+    ppsd = {"model": write_multi_depth(tiny_llama, tmp_path / "head", [6])}
+    expected = where_nothing_is_late(tiny_llama, ppsd)
+    with late(tiny_llama, 2, ppsd) as llm:
+        assert one_by_one(llm) == expected
+        check_devices(llm, 100, set())
 
 
 @pytest.mark.long

@@ -21,6 +21,21 @@ def write_lens(model: Path, folder: Path, deeper_layers: Sequence[int]) -> str:
     return str(folder)
 
 
+def write_multi_depth(model: Path, folder: Path, deeper_layers: Sequence[int]) -> str:
+    """Write a head to which deeper states matter: other ones would be other drafts; return its
+    folder."""
+    config = head_config(
+        describe_target(model), exit_layer=3, head_type="transformer", deeper_layers=deeper_layers
+    )
+    tensors = initial_tensors(str(model), config)
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.startswith("deeper_")]:
+        noise = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name] = (0.02 * noise).to(tensors[name].dtype)
+    save(folder, config, tensors)
+    return str(folder)
+
+
 def with_steps(
     head: Path | str,
     folder: Path,
