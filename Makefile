@@ -56,7 +56,7 @@ e2e: $(STAMP) $(MODEL)
 	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and not long" -n 2 --dist loadfile
 
 e2e-long: $(STAMP) $(MODEL)
-	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and long"
+	$(PRELOAD) PPSD_DEMO_MODEL=$(CURDIR)/$(MODEL) $(BIN)/python -m pytest -m "e2e and long" -n 2 --dist loadfile
 
 # Where vLLM for CUDA is installed; nothing is installed here.
 test-cuda:

@@ -46,16 +46,19 @@ GRID = [
 ]
 
 
-@pytest.mark.parametrize("stages", [1, 2, 3, 4, 8])
-def test_single_steps_lead_to_the_best_plan(stages: int):
+@pytest.mark.parametrize(
+    ("stages", "requests"), [(1, 1), (2, 1), (3, 1), (4, 1), (8, 1), (2, 2), (4, 8), (2, 32)]
+)
+def test_single_steps_lead_to_the_best_plan(stages: int, requests: int):
     for count, step, hop, row, rates in GRID:
         if count != stages:
             continue
         parts = times(stages, step, hop if stages > 1 else 0, row)
         most = max(
-            tokens_per_second(plan, parts, rates) for plan in fixed(parts, (0, 1, 3, 6), (1, 2, 4))
+            tokens_per_second(plan, parts, rates, requests)
+            for plan in fixed(parts, (0, 1, 3, 6), (1, 2, 4))
         )
-        made = tokens_per_second(best(parts, rates), parts, rates)
+        made = tokens_per_second(best(parts, rates, requests), parts, rates, requests)
         assert made >= 0.97 * most, (step, hop, row, rates)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from vllm_ppsd.protocol.acceptance import STEPS, StepBook
 from vllm_ppsd.protocol.bursts import PLAIN, BurstPlan, StageTimes, describe
-from vllm_ppsd.protocol.gate import DraftingGate
+from vllm_ppsd.protocol.gate import DraftingGate, load_of
 from vllm_ppsd.protocol.load import DOUBT
 from vllm_ppsd.protocol.plan_search import PlanSearch, equal, rounded_rates, rounded_times
 from vllm_ppsd.protocol.yields import YieldBook
@@ -30,8 +30,8 @@ TRIED_AGAIN = 0.7
 have shown."""
 
 PATIENCE = 64
-"""Times that a request is asked about between two looks at its plan, unless the number of requests
-has changed: a lone one about twice a tick."""
+"""Times that a request is asked about between two looks at its plan, unless the load has changed: a
+lone one about twice a tick."""
 
 EARLY = 8
 """Patience after the first look of all, which knows stages by their weights only; it doubles from
@@ -41,22 +41,23 @@ TRIAL = 24
 """Patience while a kind of plan runs for the first time, until its yield is known."""
 
 LOOKS_APART = 8
-"""Times between two looks at any request's plan: with several requests a look takes the scheduler
-10 ms and more."""
+"""Times between two looks at any request's plan, of up to four that decode; of more as many times
+more. A look takes the scheduler 5 to 30 ms, and where prompts fill the ticks the next ones wait for
+it."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines about the choice, at least."""
 
 
 class _Look(NamedTuple):
-    """When a request's plan was looked at, how long it stays at least, and among how many."""
+    """When a request's plan was looked at, how long it stays at least, and at which load."""
 
     at: int
     patience: int
-    requests: int
+    load: int
 
 
-NEVER = _Look(-1, 0, 0)
+NEVER = _Look(-1, 0, -1)
 
 
 class BurstPolicy:
@@ -113,11 +114,11 @@ class BurstPolicy:
             self._yields.begin()
         for request_id in request_ids:
             if request_id not in self._plans:
-                # Until its turn it decodes as the newest plan among so many says.
-                self._plans[request_id] = self._newest.get(self._requests) or self._look(
+                # Until its turn it decodes as the newest plan at about this load says.
+                self._plans[request_id] = self._newest.get(load_of(self._requests)) or self._look(
                     request_id, times
                 )
-        if self._asked - self._looked >= LOOKS_APART:
+        if self._asked - self._looked >= LOOKS_APART * max(1, self._requests // 4):
             due = [name for name in request_ids if self._is_due(name, waits)]
             if due:
                 oldest = min(due, key=lambda name: self._looks.get(name, NEVER).at)
@@ -171,7 +172,7 @@ class BurstPolicy:
         """Whether a look at a request's plan is due; where stages wait for it, for long."""
         look = self._looks.get(request_id, NEVER)
         since = self._asked - look.at
-        if look.requests != self._requests:
+        if look.load != load_of(self._requests):
             return not waits or since >= 2 * PATIENCE
         return since >= look.patience * (2 if waits else 1)
 
@@ -222,9 +223,9 @@ class BurstPolicy:
             self._yields.begin()
         patience = self._patience if best != tried else TRIAL
         self._patience = min(2 * self._patience, PATIENCE)
-        self._looks[request_id] = _Look(self._asked, patience, requests)
+        self._looks[request_id] = _Look(self._asked, patience, load_of(requests))
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
-        self._newest[requests] = best
+        self._newest[load_of(requests)] = best
         self._promise = worth(best) / worth(PLAIN)
         return best
 

@@ -63,7 +63,7 @@ class DraftingGate:
         if requests <= 1 or promise <= 1.0:
             self._now = None
             return True
-        load = _load(requests)
+        load = load_of(requests)
         is_open = self._opened.get(load, True)
         if self._now != (load, is_open):
             self._now = load, is_open
@@ -137,8 +137,8 @@ class DraftingGate:
         self._before = None
 
 
-def _load(requests: int) -> int:
-    """Return a number for about so many requests.
+def load_of(requests: int) -> int:
+    """Return a number for about so many requests: 0 for one, 1 for two.
 
     Loads begin at 3, 6, 12, 24 and so on: servers are often held to powers of 2, and a request
     that ends before the next one comes must not change the load.

@@ -48,8 +48,9 @@ class PlanSearch:
             if len(self._values) >= REMEMBERED:
                 self._values.clear()
             # Where a verdict comes just as stage 0 begins something, a little more or less
-            # decides; no pass takes exactly as long as another.
-            values = [tokens_per_second(plan, near, rates, requests) for near in _about(times)]
+            # decides; no pass takes exactly as long as another. Among others all is a mean.
+            about = _about(times) if requests == 1 else [times]
+            values = [tokens_per_second(plan, near, rates, requests) for near in about]
             known = self._values[key] = sum(values) / len(values)
         return known
 
@@ -73,8 +74,11 @@ class PlanSearch:
         long = BurstPlan(long.reentry, min(LONG, self._steps), 0)
         for depth in self._depths(times):
             chain = BurstPlan(0, 1, depth)
-            # Single steps may stop short of the best, so they start from two ends.
-            starts = (chain, msgspec.structs.replace(long, depth=depth))
+            # Single steps may stop short of the best, so they start from two ends. Among others
+            # short lanes are best, and a look must not take long.
+            starts = [chain]
+            if requests == 1:
+                starts.append(msgspec.structs.replace(long, depth=depth))
             bursts = long = max((self._climb(start, worth) for start in starts), key=worth)
             for name, plan in (("one token a lane", chain), ("bursts", bursts)):
                 if name not in best or equal(requests) * worth(plan) > worth(best[name]):
