@@ -10,8 +10,9 @@ import pytest
 import torch
 from support.fake_runner import HIDDEN, FakePort
 
+from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.interface import Wanted
-from vllm_ppsd.protocol import Draft
+from vllm_ppsd.protocol import Candidate, Draft
 from vllm_ppsd.runner.port import Verified
 from vllm_ppsd.single.proposer import EarlyExitProposer
 
@@ -135,7 +136,7 @@ class GoingOn(Counting):
 
     def go_on(
         self, final: torch.Tensor, tokens: list[int], wanted: list[Wanted], promising: Any
-    ) -> list[list[Draft]]:
+    ) -> Drafted:
         self.asked.append((final[:, 0].tolist(), list(tokens), list(wanted)))
         bursts: list[list[Draft]] = []
         for token, one in zip(tokens, wanted, strict=True):
@@ -143,7 +144,7 @@ class GoingOn(Counting):
             while len(burst) < one.length and promising(one, self.probability(burst[-1].token)):
                 burst.append(Draft(burst[-1].token + 1))
             bursts.append(burst)
-        return bursts
+        return Drafted.known([Candidate(tuple(burst)) for burst in bursts], torch.device("cpu"))
 
     @staticmethod
     def probability(token: int) -> float:
