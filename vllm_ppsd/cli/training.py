@@ -114,15 +114,11 @@ def _device(arguments: argparse.Namespace) -> Any:
     import torch
 
     from vllm_ppsd.config.errors import TrainingError
-    from vllm_ppsd.training.memory import keep_freed_memory
 
     wanted = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise TrainingError("--device cuda, but PyTorch sees no CUDA device here")
-    device = torch.device(wanted)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return device
+    return torch.device(wanted)
 
 
 def _prompts(arguments: argparse.Namespace) -> int:

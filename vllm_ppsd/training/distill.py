@@ -23,6 +23,7 @@ from vllm_ppsd.training.fit import Fit
 from vllm_ppsd.training.generate import generate
 from vllm_ppsd.training.head import TrainableHead
 from vllm_ppsd.training.loss import most_frequent
+from vllm_ppsd.training.memory import keep_freed_memory
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Optimisation, Recipe
 from vllm_ppsd.training.record import round_origin, write_record
@@ -112,6 +113,8 @@ def _cache(one: RoundRun, device: torch.device) -> None:
 
 def _fit(one: RoundRun, accelerator: Accelerator, command: str) -> None:
     """Fit a round's head to the cached states, and write it with its origin."""
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     recipe, settings = one.recipe, one.recipe.optimisation
     torch.manual_seed(settings.seed)
     states = StateSet(one.work / "states", recipe.exit_layer, recipe.deeper_layers, recipe.shards)

@@ -35,6 +35,7 @@ from vllm_ppsd.exit_head.fingerprint import fingerprint
 from vllm_ppsd.exit_head.target_files import model_folder
 from vllm_ppsd.tools.progress import progress
 from vllm_ppsd.training.generate import Document, read_documents
+from vllm_ppsd.training.memory import keep_freed_memory
 from vllm_ppsd.training.packing import pack
 from vllm_ppsd.training.recipe import Cache
 from vllm_ppsd.training.shards import Shards, require_space
@@ -61,6 +62,8 @@ def cache_states(
         TrainingError: there is no text, the disk is too small, the states there were cached
             for another model, or those to be cached would not be the model's own.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     # A shard of text is empty where all its prompts were too long.
     texts = [p for p in sorted((work / "text").glob("*.jsonl"))[:shards] if p.stat().st_size]
     if not texts:
