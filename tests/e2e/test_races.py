@@ -33,6 +33,8 @@ OPTIONS = {
     "num_gpu_blocks_override": 12,
     "max_num_batched_tokens": 32,
     "worker_extension_cls": "support.late.installed.LateWorker",
+    # A late device stays with its process.
+    "distributed_executor_backend": "mp",
 }
 DEPTH = 3
 BURSTS = {
@@ -66,8 +68,13 @@ def check_devices(llm: LLM, least: int, waits: set[str]) -> None:
     orders, places = zip(*llm.collective_rpc("late_device"), strict=True)
     print(f"{sum(orders)} orders; the host waited at", *places, sep="\n")
     assert sum(orders) >= least
-    ours = {place for of_stage in places for place in of_stage if place.startswith("vllm_ppsd.")}
-    assert {place.removeprefix("vllm_ppsd.") for place in ours} == waits
+    ours = {
+        place.removeprefix("vllm_ppsd.")
+        for of_stage in places
+        for place in of_stage
+        if place.startswith("vllm_ppsd.")
+    }
+    assert ours - {FAR_BEHIND} == waits
 
 
 LONG = [list(range(start, start + 240)) for start in range(5, 245, 60)]
@@ -162,6 +169,9 @@ ASKED = [
     (list(range(100, 140)), e.params(40, temperature=1.0, seed=3, presence_penalty=0.7)),
     (list(range(200, 240)), e.params(40, temperature=0.7, seed=5, top_k=20)),
 ]
+FAR_BEHIND = "runner.v2.pending.PendingSteps.begin"
+"""Where a stage waits whose device is as far behind as there are buffers for steps."""
+SINGLE_WAITS = {"runner.v2.single.V2SinglePort.verified", "drafter.head.HeadDrafter.go_on"}
 HEAD_WAITS = {"worker.reentry.payload", "drafter.head.HeadDrafter.draft"}
 
 
@@ -172,11 +182,13 @@ def one_by_one(llm: LLM) -> tuple[list[list[int]], tuple[int, int, int]]:
     return tokens, e.counts(llm)
 
 
-def where_nothing_is_late(model: Path, ppsd: Any) -> tuple[list[list[int]], tuple[int, int, int]]:
+def where_nothing_is_late(
+    model: Path, ppsd: Any, stages: int = 2
+) -> tuple[list[list[int]], tuple[int, int, int]]:
     """Return what comes of the requests on a device that is the host."""
     with pytest.MonkeyPatch.context() as patch:
         runners.use(patch, "V2")
-        with e.engine(model, ppsd=ppsd, **OPTIONS) as llm:
+        with e.engine(model, stages=stages, ppsd=ppsd, **OPTIONS) as llm:
             return one_by_one(llm)
 
 
@@ -191,6 +203,15 @@ def test_a_head_that_goes_on_drafts_what_it_does_where_nothing_is_late(going_on:
     with late(going_on, 2, HEADS) as llm:
         assert one_by_one(llm) == not_late
         check_devices(llm, 100, HEAD_WAITS)
+
+
+@pytest.mark.long
+def test_one_device_drafts_what_it_does_where_nothing_is_late(going_on: Path):
+    ppsd = {"num_speculative_tokens": 3}
+    expected = where_nothing_is_late(going_on, ppsd, stages=1)
+    with late(going_on, 1, ppsd) as llm:
+        assert one_by_one(llm) == expected
+        check_devices(llm, 50, SINGLE_WAITS)
 
 
 @pytest.mark.long

@@ -28,7 +28,9 @@ class Runner:
 
     def __init__(self) -> None:
         hidden = SimpleNamespace(method="ppsd", is_pipelined=True, num_speculative_tokens=3)
-        self.vllm_config = SimpleNamespace(speculative_config=None, ppsd_hidden=hidden)
+        self.vllm_config = SimpleNamespace(
+            speculative_config=None, ppsd_hidden=hidden, max_concurrent_batches=2
+        )
         self.device = torch.device("cpu")
         self.req_states = SimpleNamespace(
             req_id_to_index=SLOTS,

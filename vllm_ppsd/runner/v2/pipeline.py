@@ -18,6 +18,7 @@ from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.marks import pipelined_config
 from vllm_ppsd.runner.base import BaseMixin, Step
 from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.runner.v2.pending import PendingSteps
 from vllm_ppsd.runner.v2.port import V2PipelinePort
 
 
@@ -61,6 +62,7 @@ class V2RunnerMixin(BaseMixin):
     """Calls the stage, which the worker sets, at the points of vLLM's tick that concern it."""
 
     _port: V2PipelinePort
+    _pending: PendingSteps
     _step: _Step | None = None
     decode_query_len: int
 
@@ -72,6 +74,7 @@ class V2RunnerMixin(BaseMixin):
         # A grammar's masks have so many rows for each request, whatever its lane (vLLM 0.33).
         self._port.make_room(1 + config.num_speculative_tokens)
         self.pp_handler = TokensByVerdict()
+        self._pending = PendingSteps(self._port.device, self.vllm_config.max_concurrent_batches)  # type: ignore[attr-defined]
         return self._port
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
@@ -90,6 +93,7 @@ class V2RunnerMixin(BaseMixin):
             self._step = None
             return execute()
         stage = self.ppsd_stage
+        self._pending.begin()
         self._step = step = _Step(stage.enter(scheduler_output.tick))
         self._port.remember(scheduler_output, step.tick.left)
         if not stage.begin(step.tick):
@@ -103,6 +107,10 @@ class V2RunnerMixin(BaseMixin):
         if step.batch is not None:
             stage.after_execute()
         return output
+
+    def after_send(self) -> None:
+        super().after_send()
+        self._pending.end()
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         sample = partial(super().sample_tokens, grammar_output)  # type: ignore[misc]
