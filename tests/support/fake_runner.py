@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from vllm.sequence import IntermediateTensors
 from vllm_ppsd.drafter.drafted import Drafted
 from vllm_ppsd.drafter.interface import ExitStates, Wanted
 from vllm_ppsd.protocol import Candidate, Draft, Lane, Tick
+from vllm_ppsd.runner.base import BasePort
 from vllm_ppsd.runner.port import Batch
 from vllm_ppsd.sampling.drafts import draw
 
@@ -92,6 +94,9 @@ class FakePort:
     ) -> Iterator[Iterator[torch.Tensor]]:
         self.contexts.append((list(rows), list(positions), steps))
         yield (torch.tensor(positions) + step for step in range(steps))
+
+    def continuing(self, continuation: Any) -> Any:
+        return partial(BasePort._continuation_steps, self, continuation)
 
 
 class FakeDrafter:

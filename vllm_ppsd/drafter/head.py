@@ -62,6 +62,7 @@ class HeadDrafter:
     ) -> None:
         self.head, self.continuation = head, continuation
         self._port, self._draw = port, draw
+        self._steps = port.continuing(continuation) if continuation is not None else None
         self._token_ids = head.token_ids
         self._with_probabilities = with_probabilities
 
@@ -124,7 +125,7 @@ class HeadDrafter:
             made: how many drafts every request has.
             promising: as for ``go_on``.
         """
-        assert self.continuation is not None, "a head of one step was asked to go on"
+        assert self._steps is not None, "a head of one step was asked to go on"
         steps: list[_Step] = []
         places: Sequence[int] = range(len(wanted))
         doubtful: set[int] = set()
@@ -135,14 +136,14 @@ class HeadDrafter:
                 here = on_device(kept, tokens.device)
                 final, tokens = final[here], tokens[here]
             places = going
-            with self._port.draft_context(
+            with self._steps(
                 [wanted[i].row for i in places],
                 [wanted[i].position + made - 1 for i in places],
                 made,
                 min(wanted[i].length for i in places) - made,
-            ) as positions:
-                for at in positions:
-                    guess = self.continuation(at, final, tokens)
+            ) as walk:
+                for step in walk:
+                    guess = step(final, tokens)
                     final = guess.final
                     tokens = self._choose(guess, [wanted[i] for i in places], made)
                     steps.append(_Step(places, tokens, guess.probabilities))

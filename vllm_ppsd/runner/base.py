@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +13,11 @@ from vllm.forward_context import set_forward_context
 
 from vllm_ppsd.engine.output import PPSDModelRunnerOutput, without_tokens
 from vllm_ppsd.protocol import Lane, Tick
-from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.runner.port import Batch, ContinuationSteps, Continue
 
 if TYPE_CHECKING:
+    from vllm_ppsd.exit_head.continuation import Continuation
+    from vllm_ppsd.exit_head.module import Guess
     from vllm_ppsd.worker.stage import Stage
 
 
@@ -24,6 +27,8 @@ class BasePort:
     Args:
         runner: vLLM's model runner.
     """
+
+    draft_context: Callable[..., AbstractContextManager[Iterator[torch.Tensor]]]
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -42,6 +47,21 @@ class BasePort:
     def warm_up_context(self, tokens: int) -> Iterator[None]:
         with torch.inference_mode(), set_forward_context(None, self.vllm_config, num_tokens=tokens):
             yield
+
+    def continuing(self, continuation: Continuation) -> ContinuationSteps:
+        return partial(self._continuation_steps, continuation)
+
+    @contextmanager
+    def _continuation_steps(
+        self,
+        continuation: Callable[..., Guess],
+        rows: Sequence[int],
+        positions: Sequence[int],
+        depth: int,
+        steps: int,
+    ) -> Iterator[Iterator[Continue]]:
+        with self.draft_context(rows, positions, depth, steps) as walk:
+            yield (partial(continuation, at) for at in walk)
 
 
 @dataclass

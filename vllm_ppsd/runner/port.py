@@ -15,6 +15,8 @@ from vllm_ppsd.sampling.seeds import SeedBook
 
 if TYPE_CHECKING:
     from vllm_ppsd.drafter.interface import Wanted
+    from vllm_ppsd.exit_head.continuation import Continuation
+    from vllm_ppsd.exit_head.module import Guess
     from vllm_ppsd.worker.stage import Stage
 
 
@@ -51,6 +53,23 @@ class BurstRows(Protocol):
     def expect(self, drafts: Sequence[Sequence[int]]) -> None:
         """Say, by row of the batch, which drafts the next call's lanes have behind their first
         row that samples; none of lanes that do not count."""
+
+
+Continue = Callable[[torch.Tensor, torch.Tensor], "Guess"]
+"""Makes one continuation step, from final states, [rows, hidden], and the tokens behind them, int64
+[rows]. Logits and final states of what it returns hold until the next step."""
+
+
+class ContinuationSteps(Protocol):
+    """Continuation steps of some requests."""
+
+    def __call__(
+        self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int
+    ) -> AbstractContextManager[Iterator[Continue]]:
+        """Return a context that hands out one step after the other.
+
+        Arguments as of ``RunnerPort.draft_context``. A step is made before the next is taken.
+        """
 
 
 class RunnerPort(Protocol):
@@ -92,6 +111,9 @@ class RunnerPort(Protocol):
             A context that hands out an iterator. Each of its values begins a step, and is the
             positions, int64 [rows], one further on than those before.
         """
+
+    def continuing(self, continuation: Continuation) -> ContinuationSteps:
+        """Return what makes a head's continuation steps."""
 
 
 class PipelinePort(RunnerPort, Protocol):
