@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 
 from vllm_ppsd.exit_head.module import ExitHead, Guess
 
@@ -39,6 +40,12 @@ class Continuation(nn.Module):
             tokens: int64 [tokens]; their input embeddings are read as they are stored.
         """
         return self._head[0].go_on(positions, final, self._embedding[0](tokens))
+
+    @property
+    def attention_layers(self) -> set[str]:
+        """The names by which vLLM knows the head's attention layers."""
+        layers = self._head[0].modules()
+        return {layer.layer_name for layer in layers if isinstance(layer, AttentionLayerBase)}
 
     def warm_up(self, positions: torch.Tensor, final: torch.Tensor) -> None:
         """Run once on tokens of no meaning, which compiles; arguments as in ``forward``."""

@@ -25,6 +25,7 @@ class Runner:
     """Takes the place of vLLM's V2 runner: calls in its order what the mixin overrides."""
 
     is_first_pp_rank = True
+    speculator = None
 
     def __init__(self) -> None:
         hidden = SimpleNamespace(method="ppsd", is_pipelined=True, num_speculative_tokens=3)

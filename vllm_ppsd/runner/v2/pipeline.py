@@ -18,6 +18,7 @@ from vllm_ppsd.engine.output import PPSDSchedulerOutput
 from vllm_ppsd.hooks.marks import pipelined_config
 from vllm_ppsd.runner.base import BaseMixin, Step
 from vllm_ppsd.runner.port import Batch
+from vllm_ppsd.runner.v2.graphs import GraphsMixin
 from vllm_ppsd.runner.v2.pending import PendingSteps
 from vllm_ppsd.runner.v2.port import V2PipelinePort
 
@@ -58,7 +59,7 @@ class TokensByVerdict:
         return output
 
 
-class V2RunnerMixin(BaseMixin):
+class V2RunnerMixin(BaseMixin, GraphsMixin):
     """Calls the stage, which the worker sets, at the points of vLLM's tick that concern it."""
 
     _port: V2PipelinePort
@@ -81,7 +82,7 @@ class V2RunnerMixin(BaseMixin):
         # CUDA graphs of whole ticks are for lanes of one token: the metadata of a captured batch
         # of longer ones may be that of prompts, whose buffers a replay does not keep (FlashInfer).
         longest, self.decode_query_len = self.decode_query_len, 1
-        super().initialize_kv_cache(*args, **kwargs)  # type: ignore[misc]
+        super().initialize_kv_cache(*args, **kwargs)
         self.decode_query_len = longest
 
     def execute_model(

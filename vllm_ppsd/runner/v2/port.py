@@ -8,7 +8,8 @@ step of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
 from vllm_ppsd.drafter.drafted import DeviceTokens
 from vllm_ppsd.drafter.interface import Wanted
+from vllm_ppsd.exit_head.continuation import Continuation
 from vllm_ppsd.protocol import Lane
 from vllm_ppsd.runner.base import BasePort
 from vllm_ppsd.runner.drafting import Layout, draft_context
-from vllm_ppsd.runner.port import Batch, BurstRows, SharedNoise
+from vllm_ppsd.runner.port import Batch, BurstRows, ContinuationSteps, Continue, SharedNoise
+from vllm_ppsd.runner.v2.graphs import ContinuationGraphs
 from vllm_ppsd.runner.v2.sampler import LaneSampler, write
 from vllm_ppsd.sampling.seeds import SeedBook, Seeds
 from vllm_ppsd.to_device import on_device
@@ -32,7 +35,12 @@ class V2Port(BasePort):
 
     Args:
         runner: vLLM's model runner.
+
+    Attributes:
+        graphs: of a head's continuation steps; None where no head goes on.
     """
+
+    graphs: ContinuationGraphs | None = None
 
     def __init__(self, runner: Any) -> None:
         super().__init__(runner)
@@ -50,11 +58,30 @@ class V2Port(BasePort):
         self, rows: Sequence[int], positions: Sequence[int], depth: int, steps: int = 1
     ) -> AbstractContextManager[Iterator[torch.Tensor]]:
         runner = self._runner
-        chosen = on_device([self._slot(self._rows[row]) for row in rows], self.device)
+        chosen = on_device(self._slots(rows), self.device)
         sizes, tables = runner.block_tables.block_sizes, runner.block_tables.block_tables
         blocks = [(table.gpu[chosen], size) for table, size in zip(tables, sizes, strict=True)]
         layout = Layout(self.vllm_config, self.device, runner.attn_groups, blocks)
         return draft_context(layout, positions, depth, steps)
+
+    def continuing(self, continuation: Continuation) -> ContinuationSteps:
+        self.graphs = ContinuationGraphs(self._runner, continuation)
+        return partial(self._in_graphs, self.graphs, super().continuing(continuation))
+
+    def _in_graphs(
+        self,
+        graphs: ContinuationGraphs,
+        eager: ContinuationSteps,
+        rows: Sequence[int],
+        positions: Sequence[int],
+        depth: int,
+        steps: int,
+    ) -> AbstractContextManager[Iterator[Continue]]:
+        """Make steps in a graph where there is one for so many rows, and as they come elsewhere."""
+        graph = graphs.dispatch(len(rows))
+        if graph is None:
+            return eager(rows, positions, depth, steps)
+        return nullcontext(graphs.steps(graph, self._slots(rows), positions, steps))
 
     def draw(
         self,
@@ -102,6 +129,9 @@ class V2Port(BasePort):
     def lay_out(self, request_ids: Sequence[str]) -> None:
         """Note the rows of a tick, whose blocks the device knows."""
         self._rows = request_ids
+
+    def _slots(self, rows: Sequence[int]) -> list[int]:
+        return [self._slot(self._rows[row]) for row in rows]
 
     def _slot(self, request_id: str) -> int:
         slot: int = self._runner.req_states.req_id_to_index[request_id]

@@ -14,6 +14,7 @@ from vllm_ppsd.config.ppsd import PPSDConfig
 from vllm_ppsd.drafter.interface import Wanted
 from vllm_ppsd.exit_head.checkpoint import ExitHeadFolder
 from vllm_ppsd.runner.port import Verified
+from vllm_ppsd.runner.v2.graphs import GraphsMixin
 from vllm_ppsd.runner.v2.port import V2Port
 from vllm_ppsd.single.proposer import EarlyExitProposer
 from vllm_ppsd.to_device import on_device
@@ -83,11 +84,20 @@ class EarlyExitSpeculator(BaseSpeculator):
         self.proposer, self._port, self._width = proposer, port, width
         self._drafted = DraftTokenIds([], [])
 
+    @property
+    def attn_groups(self) -> list[list[Any]]:
+        """Of layers whose attention metadata V2 does not build."""
+        return self._port.graphs.attn_groups if self._port.graphs is not None else []
+
     def init_cudagraph_manager(self, cudagraph_mode: Any) -> None:
-        """Drafts run outside CUDA graphs."""
+        """Set up CUDA graphs of a head that goes on; nothing else of drafts runs in one."""
+        if self._port.graphs is not None:
+            self._port.graphs.init_cudagraph_manager(cudagraph_mode)
 
     def capture(self) -> None:
-        """Drafts run outside CUDA graphs."""
+        """Capture them."""
+        if self._port.graphs is not None:
+            self._port.graphs.capture()
 
     def propose(
         self,
@@ -147,7 +157,7 @@ class EarlyExitSpeculator(BaseSpeculator):
             self.proposer.write_entries(batch.positions[: len(states)], states)
 
 
-class V2SingleRunnerMixin:
+class V2SingleRunnerMixin(GraphsMixin):
     """Puts the proposer in the place of V2's speculator.
 
     The runner is made without speculation: V2 knows no speculators of others. What is drafted is
