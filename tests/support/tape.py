@@ -1,6 +1,6 @@
 """CUDA graphs on a CPU: a tape of operators that runs over the very tensors it was recorded with.
 
-Vllm's own capture runs; what it takes from ``torch.cuda`` is replaced. As in a real graph, what
+vLLM's own capture runs; what it takes from ``torch.cuda`` is replaced. As in a real graph, what
 Python did besides is not on the tape, a tensor that was made anew since is not read, memory that
 was made while recording belongs to the graph, and nobody may wait for a value.
 """
