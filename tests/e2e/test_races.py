@@ -171,7 +171,11 @@ ASKED = [
 ]
 FAR_BEHIND = "runner.v2.pending.PendingSteps.begin"
 """Where a stage waits whose device is as far behind as there are buffers for steps."""
-SINGLE_WAITS = {"runner.v2.single.V2SinglePort.verified", "drafter.head.HeadDrafter.go_on"}
+SINGLE_WAITS = {
+    "runner.v2.single.V2SinglePort.verified",
+    "drafter.head.HeadDrafter._continue",
+    "to_host.HostCopy.tensor",
+}
 HEAD_WAITS = {"worker.reentry.payload", "drafter.head.HeadDrafter.draft"}
 
 

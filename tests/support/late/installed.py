@@ -96,7 +96,7 @@ def _install_vllm() -> None:
     def into_its_buffers(load: Callable[..., None]) -> Callable[..., None]:
         def loaded(runner: Any, *args: Any, **options: Any) -> None:
             load(runner, *args, **options)
-            if runner.is_first_pp_rank:
+            if runner.is_first_pp_rank and not runner.is_last_pp_rank:
                 runner.model.register_forward_hook(_Replay(runner.max_num_tokens))
 
         return loaded
