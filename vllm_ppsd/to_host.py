@@ -21,9 +21,10 @@ class HostCopy:
     def __init__(self, tensor: torch.Tensor) -> None:
         # torch pins the memory of such a copy.
         self._copy = tensor.to("cpu", non_blocking=True)
-        self._made: torch.Event | None = None
+        self._made: torch.cuda.Event | None = None
         if self._copy is not tensor:
-            self._made = torch.Event(tensor.device, blocking=True)
+            # Who waits sleeps.
+            self._made = torch.cuda.Event(blocking=True)
             self._made.record()
 
     @cached_property

@@ -44,7 +44,7 @@ def test_what_needs_values_waits(look):
 
 
 def test_a_thread_that_waits_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     before, done, waiter = DEVICE.waits.total(), [], DeviceWaiter(LATE)
     for values in (RIGHT, [4.0]):
         copy = HostCopy(on_device(values))

@@ -14,7 +14,7 @@ class Event:
     waited: list[int]
     made = 0
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.number = Event.made
         Event.made += 1
 
@@ -28,7 +28,7 @@ class Event:
 @pytest.fixture(autouse=True)
 def events(monkeypatch: pytest.MonkeyPatch) -> None:
     Event.made, Event.waited = 0, []
-    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
 
 
 def run(steps: int, device: str) -> list[list[int]]:

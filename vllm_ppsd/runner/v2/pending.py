@@ -20,7 +20,7 @@ class PendingSteps:
 
     def __init__(self, device: torch.device, most: int) -> None:
         self._device, self._most = device, most
-        self._ends: deque[torch.Event] = deque()
+        self._ends: deque[torch.cuda.Event] = deque()
 
     def begin(self) -> None:
         """A step begins: wait for the one that has read the buffers it writes to."""
@@ -31,6 +31,6 @@ class PendingSteps:
         """All of the step is on its way to the device."""
         if self._device.type == "cpu":
             return
-        end = torch.Event(self._device)
+        end = torch.cuda.Event()
         end.record()
         self._ends.append(end)
