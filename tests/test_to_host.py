@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 import torch
@@ -14,21 +13,26 @@ CPU = torch.device("cpu")
 ELSEWHERE = torch.device("cuda")
 
 
+def nobody_fails() -> None:
+    raise AssertionError("nothing has failed")
+
+
 def test_on_a_cpu_a_copy_is_the_tensor_itself():
     tensor = torch.arange(3)
     copy = HostCopy(tensor)
-    assert copy.tensor is tensor
-    assert copy.values == [0, 1, 2]
+    assert copy.tensor() is tensor
+    assert copy.values() == [0, 1, 2]
 
 
 def test_on_a_cpu_actions_run_at_once():
     done = []
-    DeviceWaiter(CPU).run(lambda: done.append(threading.current_thread()))
+    DeviceWaiter(CPU, nobody_fails).run(lambda: done.append(threading.current_thread()))
     assert done == [threading.main_thread()]
 
 
 def test_elsewhere_they_run_in_order_and_the_worker_goes_on():
-    waiter, arrived, all_done = DeviceWaiter(ELSEWHERE), threading.Event(), threading.Event()
+    waiter = DeviceWaiter(ELSEWHERE, nobody_fails)
+    arrived, all_done = threading.Event(), threading.Event()
     done: list[int] = []
 
     def first() -> None:
@@ -44,13 +48,19 @@ def test_elsewhere_they_run_in_order_and_the_worker_goes_on():
     assert done == [1, 2]
 
 
-def test_a_failure_is_raised_with_the_next_action():
-    waiter = DeviceWaiter(ELSEWHERE)
+def test_a_failure_is_told_at_once_and_nothing_more_is_run():
+    told, go_on = threading.Event(), threading.Event()
+    waiter = DeviceWaiter(ELSEWHERE, told.set)
+    done: list[int] = []
 
     def fail() -> None:
+        go_on.wait(10)
         raise ValueError("the other end is gone")
 
     waiter.run(fail)
+    waiter.run(lambda: done.append(1))
+    go_on.set()
+    assert told.wait(10)
     with pytest.raises(ValueError, match="the other end is gone"):
-        for _ in range(1000):
-            waiter.run(lambda: time.sleep(0.001))
+        waiter.run(lambda: done.append(2))
+    assert done == []

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import torch
+from vllm.logger import init_logger
+
+logger = init_logger("vllm.plugins.ppsd")
 
 
 class HostCopy:
     """A copy of a tensor on the host, which is there when the device has come to it.
 
     Args:
-        tensor: of any device; nothing writes to it afterwards.
+        tensor: of any device; on a CPU it is taken as it is, and nothing may write to it.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
         # torch pins the memory of such a copy.
         self._copy = tensor.to("cpu", non_blocking=True)
+        self._values: list[Any] | None = None
         self._made: torch.cuda.Event | None = None
         if self._copy is not tensor:
-            # Who waits sleeps.
+            # The waiting thread sleeps instead of spinning.
             self._made = torch.cuda.Event(blocking=True)
             self._made.record()
 
-    @cached_property
     def tensor(self) -> torch.Tensor:
-        """The copy; waits for the device."""
+        """Return the copy; waits for the device."""
         if self._made is not None:
             self._made.synchronize()
         return self._copy
 
-    @cached_property
     def values(self) -> list[Any]:
-        """The copy as a list; waits for the device."""
-        values: list[Any] = self.tensor.tolist()
-        return values
+        """Return the copy as a list; waits for the device."""
+        if self._values is None:
+            self._values = self.tensor().tolist()
+        return self._values
 
 
 class DeviceWaiter:
@@ -48,13 +50,18 @@ class DeviceWaiter:
 
     Args:
         device: that is waited for.
+        fail: called when an action has raised: whoever waits for what was to come must learn that
+            it will not. Nothing more is run.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._thread: ThreadPoolExecutor | None = None
+    def __init__(self, device: torch.device, fail: Callable[[], None]) -> None:
+        self._fail = fail
+        self._failure: Exception | None = None
+        self._actions: SimpleQueue[Callable[[], None]] | None = None
         if device.type != "cpu":
-            self._thread = ThreadPoolExecutor(1, "ppsd-device-waiter")
-        self._pending: deque[Future[None]] = deque()
+            self._actions = SimpleQueue()
+            # A worker that ends does not wait for its device here.
+            Thread(target=self._work, name="ppsd-device-waiter", daemon=True).start()
 
     def run(self, action: Callable[[], None]) -> None:
         """Run something behind all that was given before.
@@ -62,9 +69,20 @@ class DeviceWaiter:
         Raises:
             Exception: what an earlier action raised.
         """
-        if self._thread is None:
+        if self._failure is not None:
+            raise self._failure
+        if self._actions is None:
             action()
-            return
-        while self._pending and self._pending[0].done():
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(action))
+        else:
+            self._actions.put(action)
+
+    def _work(self) -> None:
+        assert self._actions is not None
+        while self._failure is None:
+            action = self._actions.get()
+            try:
+                action()
+            except Exception as error:
+                logger.exception("PPSD: what waited for the device has failed")
+                self._failure = error
+                self._fail()

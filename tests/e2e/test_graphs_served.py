@@ -16,7 +16,13 @@ from vllm import LLM
 pytestmark = [pytest.mark.e2e, *V2]
 
 PROMPTS = [[5, 6, 7], *(list(range(start, start + 40)) for start in (9, 100, 200, 300))]
-OPTIONS = {"dtype": "float32", "block_size": 32, "worker_extension_cls": WORKER}
+OPTIONS = {
+    "dtype": "float32",
+    "block_size": 32,
+    "worker_extension_cls": WORKER,
+    # What is mixed into a worker stays with its process.
+    "distributed_executor_backend": "mp",
+}
 BURSTS = {"load_adaptive": False, "exact": False, "burst": {"reentry": 4, "following": 2}}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "pipeline": (2, BURSTS),

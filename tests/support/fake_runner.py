@@ -158,6 +158,9 @@ class FakeChannel:
     def send(self, message: Any, buffers: Any = (), to_first: Any = ()) -> None:
         self.messages.append((message, [bytes(one) for one in (*buffers, *to_first)]))
 
+    def close(self) -> None:
+        """Nobody waits for what does not come."""
+
     def ready(self) -> bool:
         return bool(self.messages)
 

@@ -21,8 +21,8 @@ class DeviceTokens(Sequence[int]):
 
     Args:
         tensor: int64 [tokens].
-        on_host: returns ids of which these are some; waits for the device.
-        start: where these begin there.
+        on_host: returns the ids of the tensor that this is a slice of; waits for the device.
+        start: where the slice begins.
 
     Attributes:
         tensor: as given.
@@ -55,8 +55,8 @@ class Drafted:
     """Drafts of some requests.
 
     Attributes:
-        forms: per request, its candidate with ``ON_DEVICE`` in the place of tokens, and without
-            probabilities.
+        forms: per request, its candidate without values: ``ON_DEVICE`` in the place of tokens,
+            and no probabilities.
         tokens: of all requests, one behind the other.
         probabilities: returns those of all tokens, waiting for the device; None where nobody
             reads them.
@@ -84,8 +84,8 @@ class Drafted:
         of_host = HostCopy(probabilities) if probabilities is not None else None
         return cls(
             forms,
-            DeviceTokens(tokens, lambda: copy.values),
-            (lambda: of_host.values) if of_host is not None else None,
+            DeviceTokens(tokens, copy.values),
+            of_host.values if of_host is not None else None,
         )
 
     @classmethod

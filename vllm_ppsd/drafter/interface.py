@@ -65,8 +65,8 @@ class Drafter(Protocol):
             wanted: the drafts; may be none.
 
         Returns:
-            Per request that is asked about, ``length`` drafts, the first behind an exit state:
-            that of the last token, or of one before it where a draft is replaced.
+            A candidate per request that is asked about, of ``length`` drafts, the first behind an
+            exit state: that of the last token, or of one before it where a draft is replaced.
         """
 
     def go_on(
@@ -90,7 +90,7 @@ class Drafter(Protocol):
             promising: a request drafts no more behind a draft of which this is false.
 
         Returns:
-            Per request that is asked about, its drafts: ``length`` of them, or fewer where one
+            A candidate per request that is asked about, of ``length`` drafts, or fewer where one
             was not promising.
         """
 

@@ -41,9 +41,9 @@ TRIAL = 24
 """Patience while a kind of plan runs for the first time, until its yield is known."""
 
 LOOKS_APART = 8
-"""Times between two looks at any request's plan, of up to four that decode; of more as many times
-more. A look takes the scheduler 5 to 30 ms, and where prompts fill the ticks the next ones wait for
-it."""
+"""Times between two looks at any request's plan. Of 8 to 11 requests it is twice as many, and of 16
+and more four times as many: a look takes the scheduler 5 to 30 ms, in which stages get no work, and
+each of many requests has its turn seldom anyway."""
 
 LOG_EVERY = 10.0
 """Seconds between two lines about the choice, at least."""
@@ -87,7 +87,7 @@ class BurstPolicy:
         self.acceptance = StepBook()
         self._yields = YieldBook()
         self._gate = DraftingGate()
-        self._promise = 1.0
+        self._promises: dict[int, float] = {}
         self._plans: dict[str, BurstPlan] = {}
         self._asked = self._looked = 0
         self._requests = 0
@@ -105,8 +105,7 @@ class BurstPolicy:
         Args:
             request_ids: all that decode.
             times: what the parts of a tick take now.
-            waits: whether stages wait for this. A look at a plan takes 10 ms and more, and is
-                put off to when they work.
+            waits: whether stages wait for this. A look at a plan is put off to when they work.
         """
         self._asked += 1
         self._requests = len(request_ids) if self._shared else 1
@@ -118,14 +117,15 @@ class BurstPolicy:
                 self._plans[request_id] = self._newest.get(load_of(self._requests)) or self._look(
                     request_id, times
                 )
-        if self._asked - self._looked >= LOOKS_APART * max(1, self._requests // 4):
+        if self._asked - self._looked >= LOOKS_APART * min(max(1, self._requests // 4), 4):
             due = [name for name in request_ids if self._is_due(name, waits)]
             if due:
                 oldest = min(due, key=lambda name: self._looks.get(name, NEVER).at)
                 self._plans[oldest] = self._look(oldest, times)
         plans = {name: self._plans[name] for name in request_ids}
         drafting = any(plan != PLAIN for plan in plans.values())
-        if not self._gate.choose(self._requests, self._promise if drafting else 1.0):
+        promise = self._promises.get(load_of(self._requests), 1.0)
+        if not self._gate.choose(self._requests, promise if drafting else 1.0):
             plans = dict.fromkeys(request_ids, PLAIN)
         plain = [name for name, plan in plans.items() if plan == PLAIN]
         self.acceptance.decay_to_prior(plain, DOUBT)
@@ -226,7 +226,7 @@ class BurstPolicy:
         self._looks[request_id] = _Look(self._asked, patience, load_of(requests))
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
         self._newest[load_of(requests)] = best
-        self._promise = worth(best) / worth(PLAIN)
+        self._promises[load_of(requests)] = worth(best) / worth(PLAIN)
         return best
 
 

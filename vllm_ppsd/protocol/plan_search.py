@@ -48,7 +48,8 @@ class PlanSearch:
             if len(self._values) >= REMEMBERED:
                 self._values.clear()
             # Where a verdict comes just as stage 0 begins something, a little more or less
-            # decides; no pass takes exactly as long as another. Among others all is a mean.
+            # decides; no pass takes exactly as long as another. What several requests
+            # yield is a mean anyway.
             about = _about(times) if requests == 1 else [times]
             values = [tokens_per_second(plan, near, rates, requests) for near in about]
             known = self._values[key] = sum(values) / len(values)
@@ -74,8 +75,8 @@ class PlanSearch:
         long = BurstPlan(long.reentry, min(LONG, self._steps), 0)
         for depth in self._depths(times):
             chain = BurstPlan(0, 1, depth)
-            # Single steps may stop short of the best, so they start from two ends. Among others
-            # short lanes are best, and a look must not take long.
+            # Single steps may stop short of the best, so they start from two ends; with several
+            # requests, whose best lanes are short, from the short one alone.
             starts = [chain]
             if requests == 1:
                 starts.append(msgspec.structs.replace(long, depth=depth))

@@ -184,6 +184,11 @@ class Sender(Generic[M]):
         for socket in others:
             socket.send_multipart(parts)
 
+    def close(self) -> None:
+        """Send no more: receivers learn that nothing will come."""
+        for socket in self._sockets:
+            socket.close(0)
+
 
 class StageChannels:
     """All channels of a stage; making them is a collective call of the pipeline's stages.

@@ -30,14 +30,14 @@ class FeedbackSender:
 
     def __init__(self, sender: Sender[StatesBack], stage: int, device: torch.device) -> None:
         self._sender, self._stage = sender, stage
-        self._waiter = DeviceWaiter(device)
+        self._waiter = DeviceWaiter(device, sender.close)
 
     def send(self, tick: int, states: torch.Tensor | None) -> None:
         """Send a tick's states, [rows, hidden]; None if the tick was skipped."""
         copy = None if states is None else HostCopy(states.detach())
 
         def send() -> None:
-            payload = [] if copy is None else [bytes_of(copy.tensor)]
+            payload = [] if copy is None else [bytes_of(copy.tensor())]
             self._sender.send(StatesBack(tick, self._stage), payload)
 
         self._waiter.run(send)

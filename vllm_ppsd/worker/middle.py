@@ -49,8 +49,7 @@ class MiddleStage(NonLastStage):
             self._passes.send(seen)
 
     def _hear_drafts(self, channel: Receiver[Drafts], tick: int) -> None:
-        """Take in what was drafted in a tick. Stage 0 has sent it before the next tick's states,
-        and behind what entered with it."""
+        """Wait for what was drafted in a tick; stage 0 sends it behind what entered with it."""
         while (drafts := channel.receive(tick)).entered:
             pass
         self._places.propose(drafts)

@@ -33,7 +33,7 @@ class ProposerStage(NonLastStage):
         self._draft_book = DraftBook()
         super().__init__(port, config, channels, self._draft_book)
         self._drafts: Sender[Drafts] = channels.senders[Kind.DRAFTS]
-        self._waiter = DeviceWaiter(port.device)
+        self._waiter = DeviceWaiter(port.device, self._drafts.close)
         self._newest: dict[str, DeviceTokens] = {}
         self._seeds = SeedBook()
         self._feedback: Feedback | None = None

@@ -45,10 +45,10 @@ def test_what_needs_values_waits(look):
 
 def test_a_thread_that_waits_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    before, done, waiter = DEVICE.waits.total(), [], DeviceWaiter(LATE)
+    before, done, waiter = DEVICE.waits.total(), [], DeviceWaiter(LATE, lambda: None)
     for values in (RIGHT, [4.0]):
         copy = HostCopy(on_device(values))
-        waiter.run(lambda copy=copy: done.append(copy.values))
+        waiter.run(lambda copy=copy: done.append(copy.values()))
     waiter.run(lambda: done.append("all"))
     assert DEVICE.waits.total() == before and not done
     DEVICE.synchronize()

@@ -14,7 +14,7 @@ class Event:
     waited: list[int]
     made = 0
 
-    def __init__(self) -> None:
+    def __init__(self, blocking: bool) -> None:
         self.number = Event.made
         Event.made += 1
 

@@ -53,6 +53,8 @@ class ContinuationGraphs:
         self.attn_groups: list[list[AttentionGroup]] = []
         self._manager: CudaGraphManager | None = None
         self._outputs: Guess | None = None
+        self._buffers: Any = None
+        self._final = self._tokens = torch.empty(0)
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         """Make what a graph reads; called when V2 has laid out its key/value cache.
@@ -88,6 +90,11 @@ class ContinuationGraphs:
         """Capture the graphs; called when V2 has captured its own."""
         if self._manager is not None:
             self._manager.capture(self._prepare_capture, "Capturing CUDA graphs of the exit head")
+            if not self._manager.graphs:
+                logger.info(
+                    "PPSD: the exit head goes on without CUDA graphs: none of vLLM's capture sizes "
+                    "is within max_num_seqs"
+                )
 
     def dispatch(self, rows: int) -> BatchExecutionDescriptor | None:
         """Return which graph steps over so many rows run in; None if in none."""
@@ -219,13 +226,13 @@ class GraphsMixin:
     Where it has no speculator, they take a speculator's place while it does.
     """
 
-    _port: _Port
+    _port: _Port | None = None
     speculator: Any
 
     @contextmanager
     def _as_speculator(self) -> Iterator[None]:
         before = self.speculator
-        if before is None:
+        if before is None and self._port is not None:
             self.speculator = self._port.graphs
         try:
             yield
@@ -237,10 +244,12 @@ class GraphsMixin:
             super().initialize_kv_cache(*args, **kwargs)  # type: ignore[misc]
 
     def capture_model(self, *, profile_only: bool = False) -> int:
-        with self._as_speculator():
-            size: int = super().capture_model(profile_only=profile_only)  # type: ignore[misc]
-        if profile_only:
-            self._release()
+        try:
+            with self._as_speculator():
+                size: int = super().capture_model(profile_only=profile_only)  # type: ignore[misc]
+        finally:
+            if profile_only:
+                self._release()
         return size
 
     def shutdown(self) -> None:
@@ -248,5 +257,5 @@ class GraphsMixin:
         super().shutdown()  # type: ignore[misc]
 
     def _release(self) -> None:
-        if self._port.graphs is not None:
+        if self._port is not None and self._port.graphs is not None:
             self._port.graphs.release()

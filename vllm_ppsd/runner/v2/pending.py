@@ -28,9 +28,9 @@ class PendingSteps:
             self._ends.popleft().synchronize()
 
     def end(self) -> None:
-        """All of the step is on its way to the device."""
+        """All that reads the step's input buffers is on its way to the device."""
         if self._device.type == "cpu":
             return
-        end = torch.cuda.Event()
+        end = torch.cuda.Event(blocking=True)
         end.record()
         self._ends.append(end)
