@@ -109,14 +109,13 @@ class BurstPolicy:
         """
         self._asked += 1
         self._requests = len(request_ids) if self._shared else 1
+        load = load_of(self._requests)
         if len(request_ids) > 1:
             self._yields.begin()
         for request_id in request_ids:
             if request_id not in self._plans:
                 # Until its turn it decodes as the newest plan at about this load says.
-                self._plans[request_id] = self._newest.get(load_of(self._requests)) or self._look(
-                    request_id, times
-                )
+                self._plans[request_id] = self._newest.get(load) or self._look(request_id, times)
         if self._asked - self._looked >= LOOKS_APART * min(max(1, self._requests // 4), 4):
             due = [name for name in request_ids if self._is_due(name, waits)]
             if due:
@@ -124,7 +123,7 @@ class BurstPolicy:
                 self._plans[oldest] = self._look(oldest, times)
         plans = {name: self._plans[name] for name in request_ids}
         drafting = any(plan != PLAIN for plan in plans.values())
-        promise = self._promises.get(load_of(self._requests), 1.0)
+        promise = self._promises.get(load, 1.0)
         if not self._gate.choose(self._requests, promise if drafting else 1.0):
             plans = dict.fromkeys(request_ids, PLAIN)
         plain = [name for name, plan in plans.items() if plan == PLAIN]
@@ -221,12 +220,12 @@ class BurstPolicy:
             best = PLAIN
         if before is not None and (best.depth > 0) != (before.depth > 0):
             self._yields.begin()
-        patience = self._patience if best != tried else TRIAL
+        patience, load = self._patience if best != tried else TRIAL, load_of(requests)
         self._patience = min(2 * self._patience, PATIENCE)
-        self._looks[request_id] = _Look(self._asked, patience, load_of(requests))
+        self._looks[request_id] = _Look(self._asked, patience, load)
         self._words = _words(best, ranked, lambda plan: worth(plan) / unit)
-        self._newest[load_of(requests)] = best
-        self._promises[load_of(requests)] = worth(best) / worth(PLAIN)
+        self._newest[load] = best
+        self._promises[load] = worth(best) / worth(PLAIN)
         return best
 
 
